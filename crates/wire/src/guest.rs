@@ -1,0 +1,206 @@
+//! The guest API: what `bangerd` says to the agent in a guest, HTTP/1.1 over vsock, one connection per call.
+//!
+//! | path | what |
+//! |---|---|
+//! | `GET /healthz` | [`Health`] |
+//! | `POST /identity` | [`Identity`] → 204; hostname, address, keys, clock and entropy, again after every restore or fork |
+//! | `POST /clock` | [`Clock`] → 204 |
+//! | `GET /metrics` | [`Metrics`] |
+//! | `GET /ports` | [`Ports`] |
+//! | `GET /exec` | WebSocket, see below |
+//! | `GET /stream?port=N` or `?path=/run/x.sock` | `101 Switching Protocols`, then bytes to and from a TCP port on the guest's loopback, or a Unix socket |
+//! | `PUT /files?path=P` | body is a tar archive, unpacked below `P` → 204 |
+//! | `GET /files?path=P` | answers a tar archive of `P` |
+//! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
+//!
+//! A failure is a [`crate::Fault`] as JSON with the fault's HTTP status.
+//!
+//! **Readiness.** When the agent serves, it connects to the host (CID 2) on port [`READY_PORT`], writes one line of
+//! JSON ([`Ready`]) and closes. The host never polls.
+//!
+//! **Exec.** A WebSocket whose first message is a text frame with [`ExecRequest`]; then binary frames, each starting
+//! with a channel byte, as in Kubernetes' remote command protocol v5. The guest ends with [`CHANNEL_STATUS`] and closes.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The vsock port on which the agent serves HTTP.
+pub const AGENT_PORT: u32 = 5000;
+/// The vsock port on the host on which a guest reports that it is ready.
+pub const READY_PORT: u32 = 5001;
+/// The host's context id on every vsock.
+pub const HOST_CID: u32 = 2;
+
+/// 64 KiB: the largest payload a peer puts in one exec frame; a receiver refuses more than 1 MiB.
+pub const EXEC_CHUNK_BYTES: usize = 64 * 1024;
+pub const EXEC_FRAME_LIMIT_BYTES: usize = 1024 * 1024;
+
+pub const CHANNEL_STDIN: u8 = 0;
+pub const CHANNEL_STDOUT: u8 = 1;
+pub const CHANNEL_STDERR: u8 = 2;
+/// Guest to host, once, last: [`ExecStatus`] as JSON.
+pub const CHANNEL_STATUS: u8 = 3;
+/// Host to guest: [`WindowSize`] as JSON.
+pub const CHANNEL_RESIZE: u8 = 4;
+/// Host to guest: one byte, a Linux signal number, delivered to the command's process group.
+pub const CHANNEL_SIGNAL: u8 = 5;
+/// Host to guest: the payload byte names the channel that ends (0: stdin is at its end).
+pub const CHANNEL_CLOSE: u8 = 255;
+
+/// The agent's first word to the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    pub api_version: u32,
+    pub agent_version: String,
+    pub boot_id: String,
+    /// Milliseconds from the kernel's start to this word, from CLOCK_BOOTTIME.
+    pub uptime_ms: u64,
+    pub init: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub api_version: u32,
+    pub agent_version: String,
+    pub boot_id: String,
+    pub uptime_ms: u64,
+    /// `agent` or `systemd`.
+    pub init: String,
+    /// What systemd says of itself (`running`, `degraded`, …); absent where the agent is init.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_state: Option<String>,
+    /// Commands running through `exec` now.
+    pub sessions: u32,
+    /// Nanoseconds since the epoch by the guest's clock.
+    pub clock_ns: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub hostname: String,
+    /// Nanoseconds since the epoch; the guest sets its clock to it.
+    #[serde(default)]
+    pub clock_ns: Option<u64>,
+    /// 32 random bytes in hexadecimal: fed to the kernel's generator, which is then reseeded.
+    #[serde(default)]
+    pub entropy: Option<String>,
+    /// 32 hexadecimal digits, written to /etc/machine-id.
+    #[serde(default)]
+    pub machine_id: Option<String>,
+    #[serde(default)]
+    pub network: Option<GuestNetwork>,
+    /// Lines for root's authorized_keys.
+    #[serde(default)]
+    pub authorized_keys: Vec<String>,
+    /// The time zone's name (`Europe/Berlin`).
+    #[serde(default)]
+    pub timezone: Option<String>,
+}
+
+/// The guest's own link, addresses in CIDR notation. An absent gateway means no default route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestNetwork {
+    /// The link is found by its hardware address.
+    pub mac: String,
+    pub addresses: Vec<String>,
+    #[serde(default)]
+    pub gateways: Vec<String>,
+    #[serde(default)]
+    pub name_servers: Vec<String>,
+    #[serde(default)]
+    pub search: Vec<String>,
+    #[serde(default)]
+    pub mtu: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    pub clock_ns: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    /// How long services may take to stop before the guest powers off regardless.
+    pub grace_ms: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    pub load_1m: f64,
+    pub cpu_busy_ms: u64,
+    pub cpu_idle_ms: u64,
+    pub memory_total_bytes: u64,
+    pub memory_available_bytes: u64,
+    pub disks: Vec<DiskUse>,
+    pub network_received_bytes: u64,
+    pub network_sent_bytes: u64,
+    pub processes: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    pub mount: String,
+    pub total_bytes: u64,
+    pub used_bytes: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    pub listening: Vec<ListeningSocket>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListeningSocket {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    pub address: String,
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+}
+
+/// What to run. Without `argv` the user's login shell runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    #[serde(default)]
+    pub argv: Vec<String>,
+    /// Added to the login environment of the user.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The user's home where absent.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// `root` where absent; a name or a number.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Present: the command gets a terminal of this size, and stderr arrives on stdout.
+    #[serde(default)]
+    pub tty: Option<WindowSize>,
+    /// The value of TERM inside.
+    #[serde(default)]
+    pub term: Option<String>,
+    /// False: the command's stdin is /dev/null.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Run through the user's login shell (`sh -lc`) instead of directly.
+    #[serde(default)]
+    pub login_shell: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecStatus {
+    Exited { code: u8 },
+    Signalled { signal: u8 },
+    /// The command never ran: not found, not executable, no such user or folder.
+    NotStarted { fault: crate::Fault },
+}

@@ -1,0 +1,1 @@
+//! The privilege API: what `bangerd` may ask of its root helper.
