@@ -199,8 +199,14 @@ pub struct WindowSize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecStatus {
-    Exited { code: u8 },
-    Signalled { signal: u8 },
+    Exited {
+        code: u8,
+    },
+    Signalled {
+        signal: u8,
+    },
     /// The command never ran: not found, not executable, no such user or folder.
-    NotStarted { fault: crate::Fault },
+    NotStarted {
+        fault: crate::Fault,
+    },
 }

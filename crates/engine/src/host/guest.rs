@@ -1,0 +1,44 @@
+//! The guest seam: what the engine asks of a booted machine. Streams (exec, files, ports) never pass through here;
+//! the daemon joins them itself.
+
+use super::network::Attachment;
+use super::{Result, Watch};
+use model::{SandboxId, SandboxName};
+
+pub trait Guest: Send + Sync {
+    /// Blocks until the guest says that it is ready, its VMM has ended (`GuestGone`), the deadline passed (`TimedOut`)
+    /// or nobody wants it any more (`Cancelled`). An event, never a poll.
+    fn await_ready(&self, id: &SandboxId, timeout_ms: u64, watch: &dyn Watch) -> Result<Readiness>;
+    /// Gives a guest its name, address, clock and entropy; after boot and after every restore.
+    fn identify(&self, id: &SandboxId, identity: &GuestIdentity) -> Result<()>;
+    /// Asks the guest to stop its services, sync and power off; answers once it has agreed.
+    fn request_shutdown(&self, id: &SandboxId, grace_ms: u64) -> Result<()>;
+    fn health(&self, id: &SandboxId) -> Result<GuestHealth>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    pub boot_id: String,
+    pub agent_version: String,
+    /// Kernel start to the agent's first word, by the guest's clock.
+    pub guest_uptime_ms: u64,
+    pub init: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestIdentity {
+    pub name: SandboxName,
+    pub attachment: Attachment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestHealth {
+    pub boot_id: String,
+    pub agent_version: String,
+    pub uptime_ms: u64,
+    pub init: String,
+    pub system_state: Option<String>,
+    pub sessions: u32,
+    /// 1-minute load times 100.
+    pub load_percent: u32,
+}

@@ -1,0 +1,40 @@
+//! The images seam: images and kernels on this machine. An image that is listed is whole; a half-made one is never seen.
+
+use super::clock::Timestamp;
+use super::{Result, Watch};
+use model::{ByteSize, Change, Digest, ImageName, KernelName};
+
+pub trait Images: Send + Sync {
+    /// Makes the image available under this name, from the catalog where it is missing.
+    /// Two callers at once share one piece of work.
+    fn ensure_image(&self, name: &ImageName, watch: &dyn Watch) -> Result<Change>;
+    fn ensure_kernel(&self, name: &KernelName, watch: &dyn Watch) -> Result<Change>;
+    fn remove_image(&self, name: &ImageName) -> Result<Change>;
+    fn remove_kernel(&self, name: &KernelName) -> Result<Change>;
+    fn images(&self) -> Result<Vec<ImageFacts>>;
+    fn kernels(&self) -> Result<Vec<KernelFacts>>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    pub name: ImageName,
+    pub digest: Digest,
+    pub has_systemd: bool,
+    /// The kernel this image brings or prefers.
+    pub kernel: Option<KernelName>,
+    pub size: ByteSize,
+    pub allocated: ByteSize,
+    pub created_at: Timestamp,
+    /// Where it came from: `debian packages`, an OCI reference, a file.
+    pub source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFacts {
+    pub name: KernelName,
+    pub version: String,
+    pub digest: Digest,
+    pub size: ByteSize,
+    pub created_at: Timestamp,
+    pub source: String,
+}

@@ -1,0 +1,91 @@
+//! The control API: HTTP/1.1 + JSON over a Unix socket (0600 in a folder 0700), between people's tools and `bangerd`.
+//!
+//! | method and path | request | answer |
+//! |---|---|---|
+//! | `GET /v1/daemon` | – | [`DaemonStatus`] |
+//! | `POST /v1/daemon/stop` | – | 202 |
+//! | `GET /v1/doctor` | – | [`Doctor`] |
+//! | `GET /v1/vms` | – | [`SandboxList`] |
+//! | `POST /v1/vms` | [`CreateRequest`] | stream, result [`Sandbox`] |
+//! | `GET /v1/vms/{ref}` | – | [`Sandbox`] |
+//! | `PATCH /v1/vms/{ref}` | [`SetRequest`] | [`SetAnswer`] |
+//! | `DELETE /v1/vms/{ref}` | [`DeleteRequest`] as query | stream, result [`Sandbox`] |
+//! | `POST /v1/vms/{ref}/start`, `/restart`, `/reset` | [`StartRequest`] | stream, result [`Sandbox`] |
+//! | `POST /v1/vms/{ref}/stop` | [`StopRequest`] | stream, result [`Sandbox`] |
+//! | `POST /v1/vms/{ref}/kill` | [`KillRequest`] | stream, result [`Sandbox`] |
+//! | `GET /v1/vms/{ref}/health` | – | [`SandboxHealth`] |
+//! | `GET /v1/vms/{ref}/stats` | – | [`Stats`] |
+//! | `GET /v1/vms/{ref}/ports` | – | [`PortsAnswer`] |
+//! | `GET /v1/vms/{ref}/logs` | [`LogsRequest`] as query | the log's bytes; with `follow` until the sandbox ends or the client goes |
+//! | `GET /v1/vms/{ref}/exec` | WebSocket, see [`crate::guest`] | spliced through to the agent |
+//! | `GET /v1/history` | [`HistoryRequest`] as query | [`History`] |
+//! | `GET /v1/events` | – | stream of [`StateChange`] |
+//! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
+//! | `GET /v1/images`, `GET /v1/kernels` | – | [`ImageList`], [`KernelList`] |
+//! | `POST /v1/images/{name}/pull`, `POST /v1/kernels/{name}/pull` | – | stream, result [`ImageFacts`] / [`KernelFacts`] |
+//! | `DELETE /v1/images/{name}`, `DELETE /v1/kernels/{name}` | – | 204 |
+//! | `GET /v1/openapi.json` | – | the OpenAPI document |
+//! | `GET /metrics` | – | Prometheus text |
+//!
+//! `{ref}` is a name, an id or a unique prefix of an id. A failure is a [`crate::Fault`] with its HTTP status.
+//! A *stream* is `application/x-ndjson`: one [`Event`] a line, the last one a result or a fault. A client that closes
+//! the connection before that cancels the work.
+//!
+//! Sizes are bytes, times nanoseconds since 1970-01-01 UTC (`…_at_ns`) or milliseconds (`…_ms`).
+
+mod artifact;
+mod host;
+mod sandbox;
+
+pub use artifact::*;
+pub use host::*;
+pub use sandbox::*;
+
+use crate::Fault;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One line of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<T> {
+    /// The operation has begun; its id stands in every log line of it.
+    Began {
+        operation: String,
+    },
+    /// Work a person can follow: `building image debian-bookworm`.
+    Stage {
+        text: String,
+    },
+    /// How far the current stage is; `unit` is `bytes` or `items`.
+    Progress {
+        done: u64,
+        total: Option<u64>,
+        unit: String,
+    },
+    /// Worth a line of its own, and no failure.
+    Note {
+        text: String,
+    },
+    Result {
+        value: T,
+    },
+    Fault {
+        fault: Fault,
+    },
+    /// From a newer peer; skipped.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The exit codes of `banger`. A guest's own status is passed on as it is; ours start above the shell's.
+pub mod exit {
+    /// The command line makes no sense (as clap answers).
+    pub const USAGE: u8 = 2;
+    /// banger itself failed: anything without a code of its own.
+    pub const FAILED: u8 = 125;
+    /// The command exists and cannot be run in the guest (as the shell answers).
+    pub const NOT_EXECUTABLE: u8 = 126;
+    /// The command is not there in the guest (as the shell answers).
+    pub const NOT_FOUND_IN_GUEST: u8 = 127;
+}
