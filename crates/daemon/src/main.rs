@@ -1,1 +1,3 @@
+//! `bangerd`: reads its flags and hands over to the library.
+
 fn main() {}

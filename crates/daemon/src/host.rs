@@ -1,0 +1,1 @@
+//! The real host: the seven seams of `engine::host`, file for file.
