@@ -10,6 +10,7 @@ pub mod id;
 pub mod image_ref;
 pub mod lifecycle;
 pub mod name;
+pub mod paths;
 pub mod port;
 pub mod size;
 pub mod spec;

@@ -13,6 +13,7 @@
 //! | `POST /v1/vms/{ref}/start`, `/restart`, `/reset` | [`StartRequest`] | stream, result [`Sandbox`] |
 //! | `POST /v1/vms/{ref}/stop` | [`StopRequest`] | stream, result [`Sandbox`] |
 //! | `POST /v1/vms/{ref}/kill` | [`KillRequest`] | stream, result [`Sandbox`] |
+//! | `POST /v1/vms/{ref}/pause`, `/resume` | – | stream, result [`Sandbox`] |
 //! | `GET /v1/vms/{ref}/health` | – | [`SandboxHealth`] |
 //! | `GET /v1/vms/{ref}/stats` | – | [`Stats`] |
 //! | `GET /v1/vms/{ref}/ports` | – | [`PortsAnswer`] |
@@ -29,7 +30,12 @@
 //!
 //! `{ref}` is a name, an id or a unique prefix of an id. A failure is a [`crate::Fault`] with its HTTP status.
 //! A *stream* is `application/x-ndjson`: one [`Event`] a line, the last one a result or a fault. A client that closes
-//! the connection before that cancels the work.
+//! the connection before that cancels the work. With `dry_run` the result is a [`PlanFacts`] and nothing is done.
+//!
+//! **Finding and starting the daemon.** The socket lies where `model::paths` says. When nobody listens there, a client
+//! starts `bangerd --ready-fd N` in a session of its own and reads N, the end of a pipe: one line `ready` once it
+//! serves, or a sentence why it cannot, then the end. A daemon that finds another one serving says `ready` too and
+//! exits 0, so that two clients may start one at the same time.
 //!
 //! Sizes are bytes, times nanoseconds since 1970-01-01 UTC (`…_at_ns`) or milliseconds (`…_ms`).
 
@@ -52,6 +58,9 @@ pub enum Event<T> {
     /// The operation has begun; its id stands in every log line of it.
     Began {
         operation: String,
+        /// The name of the sandbox it is about, so that a client that gives up knows what to look for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vm: Option<String>,
     },
     /// Work a person can follow: `building image debian-bookworm`.
     Stage {
