@@ -8,3 +8,4 @@
 //! A library with a thin `main`, so that tests serve the control API in-process on the simulated host.
 
 pub mod host;
+pub mod layout;
