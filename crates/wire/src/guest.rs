@@ -8,18 +8,29 @@
 //! | `GET /metrics` | [`Metrics`] |
 //! | `GET /ports` | [`Ports`] |
 //! | `GET /exec` | WebSocket, see below |
-//! | `GET /stream?port=N` or `?path=/run/x.sock` | `101 Switching Protocols`, then bytes to and from a TCP port on the guest's loopback, or a Unix socket |
-//! | `PUT /files?path=P` | body is a tar archive, unpacked below `P` → 204 |
-//! | `GET /files?path=P` | answers a tar archive of `P` |
+//! | `GET /stream?port=N` or `?path=/run/x.sock` | `101 Switching Protocols`, then bytes, see below |
+//! | `PUT /files?path=P` | body is a tar archive, unpacked below the folder `P` (made when missing) → 204 |
+//! | `GET /files?path=P` | answers a tar archive of `P`, see below |
 //! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
 //!
-//! A failure is a [`crate::Fault`] as JSON with the fault's HTTP status.
+//! A failure is a [`crate::Fault`] as JSON with the fault's HTTP status. Values in a query are percent-encoded.
 //!
 //! **Readiness.** When the agent serves, it connects to the host (CID 2) on port [`READY_PORT`], writes one line of
-//! JSON ([`Ready`]) and closes. The host never polls.
+//! JSON ([`Ready`]) and closes. The host never polls. An agent that was restarted says it again; `boot_id` tells whether
+//! the guest is still the same. What the kernel's command line says to the agent stands in [`cmdline`].
 //!
 //! **Exec.** A WebSocket whose first message is a text frame with [`ExecRequest`]; then binary frames, each starting
 //! with a channel byte, as in Kubernetes' remote command protocol v5. The guest ends with [`CHANNEL_STATUS`] and closes.
+//! Each side reads on only when it has passed on what it read: a slow reader slows the command, nothing grows. The agent
+//! pings every [`EXEC_PING_SECONDS`]; a peer that is gone ends the command: SIGHUP to its process group, after
+//! [`EXEC_HANGUP_GRACE_MS`] SIGKILL. What the command left running in another process group or session lives on.
+//!
+//! **Stream.** The request carries `Connection: Upgrade` and `Upgrade: `[`STREAM_UPGRADE`]; after the 101 each direction
+//! ends by itself (a half-closed connection stays half-closed).
+//!
+//! **Files.** The archive of `P` names its entries from the last component of `P` on (`/etc/apt` → `apt/`, `apt/sources.list`; `/` → `./`), stays
+//! on one file system, keeps modes, owners, times, symbolic and hard links, and leaves sockets out. An entry that would
+//! leave `P` is refused. An archive that breaks off without its end was cut short by a failure.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +46,14 @@ pub const HOST_CID: u32 = 2;
 pub const EXEC_CHUNK_BYTES: usize = 64 * 1024;
 pub const EXEC_FRAME_LIMIT_BYTES: usize = 1024 * 1024;
 
+/// 15 s between the agent's pings in an exec session: how soon a vanished peer is noticed while the command is silent.
+pub const EXEC_PING_SECONDS: u64 = 15;
+/// 2 s: what a command has between the hang-up of its peer and SIGKILL.
+pub const EXEC_HANGUP_GRACE_MS: u64 = 2000;
+
+/// The protocol named in `Upgrade:` of `GET /stream`.
+pub const STREAM_UPGRADE: &str = "tcp";
+
 pub const CHANNEL_STDIN: u8 = 0;
 pub const CHANNEL_STDOUT: u8 = 1;
 pub const CHANNEL_STDERR: u8 = 2;
@@ -46,6 +65,39 @@ pub const CHANNEL_RESIZE: u8 = 4;
 pub const CHANNEL_SIGNAL: u8 = 5;
 /// Host to guest: the payload byte names the channel that ends (0: stdin is at its end).
 pub const CHANNEL_CLOSE: u8 = 255;
+
+/// Words on the kernel's command line that tell the agent, as `/init`, what machine to make. The host writes them; the agent
+/// ignores words that it does not know, so an older agent boots under a newer host.
+///
+/// Drives go by their order on the virtio bus, see [`cmdline::ROOT`] and [`cmdline::WORK`].
+pub mod cmdline {
+    /// How the root comes together. Absent: `overlay`.
+    pub const ROOT: &str = "banger.root";
+    /// `/dev/vda` is the image, read-only (ext4, erofs or squashfs); `/dev/vdb` the sandbox's own ext4, holding the overlay's upper layer
+    /// and what is bound over /var/lib/docker and /var/lib/containerd; `/dev/vdc` the work disk.
+    pub const ROOT_OVERLAY: &str = "overlay";
+    /// `/dev/vda` is an ext4 that is written to directly; `/dev/vdb` the work disk.
+    pub const ROOT_PLAIN: &str = "plain";
+    /// The initramfs itself is the root, no drive is looked for: the smallest guest, for tests.
+    pub const ROOT_INITRAMFS: &str = "initramfs";
+
+    /// Who becomes PID 1. Absent: `auto`, systemd where the image has it, else the agent.
+    pub const INIT: &str = "banger.init";
+    pub const INIT_AUTO: &str = "auto";
+    pub const INIT_AGENT: &str = "agent";
+    pub const INIT_SYSTEMD: &str = "systemd";
+
+    /// `1`: the work disk is attached and must come up on /root. Absent or `0`: there is none.
+    pub const WORK: &str = "banger.work";
+
+    /// How the machine is ended so that the VMM exits. Absent: `poweroff`.
+    pub const POWER_OFF: &str = "banger.poweroff";
+    /// RB_POWER_OFF, for a machine with ACPI (QEMU).
+    pub const POWER_OFF_ACPI: &str = "poweroff";
+    /// RB_AUTOBOOT: Firecracker has no ACPI power-off and exits when its guest resets (with `reboot=k`); there RB_POWER_OFF
+    /// would leave a halted guest in a VMM that never exits.
+    pub const POWER_OFF_REBOOT: &str = "reboot";
+}
 
 /// The agent's first word to the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +218,8 @@ pub struct ListeningSocket {
 pub struct ExecRequest {
     #[serde(default)]
     pub argv: Vec<String>,
-    /// Added to the login environment of the user.
+    /// Added to the login environment of the user (HOME, USER, LOGNAME, SHELL, PATH, what /etc/environment sets, and with
+    /// a terminal TERM).
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// The user's home where absent.
@@ -184,7 +237,8 @@ pub struct ExecRequest {
     /// False: the command's stdin is /dev/null.
     #[serde(default)]
     pub stdin: bool,
-    /// Run through the user's login shell (`sh -lc`) instead of directly.
+    /// Run through the user's login shell (`sh -lc`) instead of directly: a single word is a line for that shell, several are
+    /// quoted and run as they are.
     #[serde(default)]
     pub login_shell: bool,
 }
