@@ -1,0 +1,87 @@
+use super::*;
+use crate::testing::Archive;
+use std::process::Command;
+
+fn archive() -> Archive {
+    Archive::default().file("etc/os-release", "ID=test\n").file("root/.profile", "hello").file("bin/sh", "#!")
+}
+
+fn write(layers: &[Layer], out: &Path, options: &WriteOptions) -> Result<RootfsFacts, ImageError> {
+    write_rootfs(layers, out, options, &mut |_| ControlFlow::Continue(()))
+}
+
+/// `e2fsck -fn` finds nothing to say. Says so and returns where e2fsprogs is missing.
+#[allow(clippy::print_stderr)]
+fn assert_clean(image: &Path) {
+    match Command::new("e2fsck").arg("-fn").arg(image).output() {
+        Err(_) => eprintln!("skip: `e2fsck` is not installed, {} is not checked", image.display()),
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+    }
+}
+
+#[test]
+fn an_image_is_clean_and_the_same_every_time() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let layers = [archive().layer(), Archive::default().file("bin/.wh.sh", "").hard_link("x", "root/.profile").layer()];
+    let facts = write(&layers, &first, &WriteOptions::default()).expect("the layers are good");
+    assert_eq!(facts, write(&layers, &second, &WriteOptions::default()).expect("the layers are good"));
+    assert!(std::fs::read(&first).unwrap() == std::fs::read(&second).unwrap());
+    assert_clean(&first);
+    assert_eq!(facts.system.os_release.as_deref(), Some("ID=test\n"));
+    assert!(!facts.system.shell);
+    assert_eq!(facts.system.init, Init::None);
+}
+
+#[test]
+fn the_work_seed_holds_what_was_below_root() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (out, seed) = (folder.path().join("out"), folder.path().join("seed"));
+    let options = WriteOptions { work_seed: Some(seed.clone()), ..WriteOptions::default() };
+    write(&[archive().layer()], &out, &options).expect("the layer is good");
+    for image in [&out, &seed] {
+        assert_clean(image);
+    }
+    let bytes = std::fs::read(&seed).unwrap();
+    let image = mkext4::reader::Fs::open(&bytes[..]).expect("it is an ext4");
+    assert_eq!(image.read_file(image.resolve("/.profile").unwrap()).unwrap(), b"hello");
+    let bytes = std::fs::read(&out).unwrap();
+    let image = mkext4::reader::Fs::open(&bytes[..]).expect("it is an ext4");
+    assert!(image.resolve("/root").is_ok());
+    assert!(image.resolve("/root/.profile").is_err());
+}
+
+#[test]
+fn an_error_leaves_nothing_behind_and_touches_nothing_that_was_there() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let out = folder.path().join("out");
+    let bad = Archive::default().file("lost+found", "");
+    let error = write(&[bad.layer()], &out, &WriteOptions::default()).expect_err("the name is taken");
+    assert!(matches!(error, ImageError::LostFound));
+    assert!(!out.exists());
+    let cancelled =
+        write_rootfs(&[archive().layer()], &out, &WriteOptions::default(), &mut |progress| match progress {
+            Progress::Reading { .. } => ControlFlow::Continue(()),
+            Progress::Writing { .. } => ControlFlow::Break(()),
+        });
+    assert!(matches!(cancelled, Err(ImageError::Cancelled)));
+    assert!(!out.exists());
+    std::fs::write(&out, "mine").unwrap();
+    let error = write(&[archive().layer()], &out, &WriteOptions::default()).expect_err("the file is there");
+    assert!(matches!(error, ImageError::Create { .. }));
+    assert_eq!(std::fs::read(&out).unwrap(), b"mine");
+}
+
+#[test]
+fn an_empty_disk_is_made_at_once_whatever_its_size() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for (name, gib) in [("small", 1), ("large", 64)] {
+        let path = folder.path().join(name);
+        format_empty(&path, ByteSize::from_gib(gib), WORK_LABEL, [7; 16], 0).expect("there is room");
+        let metadata = path.metadata().unwrap();
+        assert_eq!(metadata.len(), gib << 30);
+        assert!(metadata.blocks() * 512 < 8 << 20, "{} bytes are in use", metadata.blocks() * 512);
+        assert_clean(&path);
+    }
+}
