@@ -1,0 +1,67 @@
+//! `GET /stream`: bytes to and from a TCP port on the guest's loopback, or a Unix socket, each direction ending by itself.
+
+use crate::http::{self, Answer, Request};
+use hyper::{Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpStream, UnixStream};
+use wire::guest::STREAM_UPGRADE;
+use wire::{Fault, FaultKind};
+
+/// 10 s: loopback answers at once, unless the listener's queue is full.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// Connects first, so that a refusal is a fault and no stream.
+pub async fn upgrade(mut request: Request) -> Answer {
+    let mut target = tokio::time::timeout(CONNECT_DEADLINE, connect(&request))
+        .await
+        .map_err(|_| Fault::new(FaultKind::TimedOut, "the guest's socket did not take the connection"))??;
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgraded.await {
+            let _ = copy_bidirectional(&mut TokioIo::new(upgraded), &mut target).await;
+        }
+    });
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, STREAM_UPGRADE)
+        .body(http::empty())
+        .map_err(|error| Fault::new(FaultKind::Internal, "cannot answer").with_cause(error.to_string()))
+}
+
+async fn connect(request: &Request) -> Result<Box<dyn Duplex>, Fault> {
+    match (http::optional(request, "port"), http::optional(request, "path")) {
+        (Some(port), None) => {
+            let number = port.parse().map_err(|_| {
+                Fault::new(FaultKind::Invalid, format!("{port} is no port: it is a number up to 65535"))
+            })?;
+            let stream = connect_port(number).await.map_err(refused(&format!("port {number}")))?;
+            Ok(Box::new(stream))
+        }
+        (None, Some(path)) => Ok(Box::new(UnixStream::connect(&path).await.map_err(refused(&path))?)),
+        _ => Err(Fault::new(FaultKind::Invalid, "/stream needs either ?port= or ?path=")),
+    }
+}
+
+/// IPv4 first: servers that listen on both take either, the others are found by the second try.
+async fn connect_port(port: u16) -> io::Result<TcpStream> {
+    let four = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let stream = match TcpStream::connect(four).await {
+        Ok(stream) => stream,
+        Err(error) => TcpStream::connect(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await.map_err(|_| error)?,
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn refused(target: &str) -> impl FnOnce(io::Error) -> Fault {
+    let message = format!("nothing in the guest answers on {target}");
+    move |error| Fault::new(FaultKind::NotFound, message).with_cause(error.to_string())
+}
