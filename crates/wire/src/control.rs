@@ -58,7 +58,8 @@ pub enum Event<T> {
     /// The operation has begun; its id stands in every log line of it.
     Began {
         operation: String,
-        /// The name of the sandbox it is about, so that a client that gives up knows what to look for.
+        /// The id of the sandbox it is about, so that a client that gives up knows what to clear away. Never a name:
+        /// the name may belong to somebody else's sandbox, which is what the operation then fails of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vm: Option<String>,
     },
@@ -97,4 +98,8 @@ pub mod exit {
     pub const NOT_EXECUTABLE: u8 = 126;
     /// The command is not there in the guest (as the shell answers).
     pub const NOT_FOUND_IN_GUEST: u8 = 127;
+    /// A signal numbered n ended the guest's command: 128 + n.
+    pub const SIGNALLED: u8 = 128;
+    /// Ctrl-C while banger itself worked: 128 + SIGINT.
+    pub const CANCELLED: u8 = 130;
 }

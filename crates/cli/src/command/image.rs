@@ -1,0 +1,100 @@
+//! `banger image`.
+
+use super::{Context, complete};
+use crate::client::Path;
+use crate::failure::{Failure, Outcome};
+use crate::render::progress::Board;
+use crate::render::table::{facts, size};
+use crate::render::{self, json, table, time};
+use clap::{Args, Subcommand};
+use clap_complete::ArgValueCandidates;
+use hyper::Method;
+use wire::FaultKind;
+use wire::control::{ImageFacts, ImageList};
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List images, those that are here and those that could be
+    #[command(visible_alias = "ls", after_help = "Example:\n  banger image list")]
+    List,
+    /// Show everything about an image
+    #[command(after_help = "Example:\n  banger image show debian-bookworm")]
+    Show(NamedArgs),
+    /// Fetch or build an image
+    #[command(after_help = "Example:\n  banger image pull debian-bookworm")]
+    Pull(NamedArgs),
+    /// Delete images that no sandbox uses
+    #[command(visible_alias = "rm", after_help = "Example:\n  banger image delete old-one")]
+    Delete(ManyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NamedArgs {
+    /// The image: a name, or a reference to one in a registry
+    #[arg(value_name = "IMAGE", add = ArgValueCandidates::new(complete::images))]
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ManyArgs {
+    /// The images
+    #[arg(value_name = "IMAGE", required = true, add = ArgValueCandidates::new(complete::images))]
+    pub images: Vec<String>,
+}
+
+pub async fn run(context: &Context, command: ImageCommand) -> Outcome {
+    match command {
+        ImageCommand::List => list(context).await,
+        ImageCommand::Show(args) => show(context, &args.image).await,
+        ImageCommand::Pull(args) => pull(context, &args.image).await,
+        ImageCommand::Delete(args) => delete(context, args.images).await,
+    }
+}
+
+async fn all(context: &Context) -> Outcome<Vec<ImageFacts>> {
+    let list: ImageList = context.client.get(Path::new("/v1/images")).await?;
+    Ok(list.images)
+}
+
+async fn list(context: &Context) -> Outcome {
+    let images = all(context).await?;
+    match () {
+        () if context.output.json => json::document(&images),
+        () if context.output.quiet => render::data(&images.iter().map(|i| format!("{}\n", i.name)).collect::<String>()),
+        () => table::images(&images),
+    }
+}
+
+async fn show(context: &Context, name: &str) -> Outcome {
+    let image = all(context).await?.into_iter().find(|image| image.name == name);
+    let missing = || Failure::new(FaultKind::NotFound, format!("there is no image `{name}`"));
+    let image = image.ok_or_else(|| missing().with_hint("`banger image list` shows what there is"))?;
+    if context.output.json { json::document(&image) } else { render::data(&everything(&image)) }
+}
+
+fn everything(image: &ImageFacts) -> String {
+    facts(&[
+        ("name", Some(image.name.clone())),
+        ("here", Some(if image.present { "yes" } else { "no" }.into())),
+        ("digest", image.digest.clone()),
+        ("kernel", image.kernel.clone()),
+        ("init", Some(if image.has_systemd { "systemd" } else { "agent" }.into())),
+        ("size", Some(size(image.size_bytes))),
+        ("on disk", Some(size(image.allocated_bytes))),
+        ("created", image.present.then(|| time::moment(image.created_at_ns))),
+        ("source", Some(image.source.clone())),
+        ("used by", Some(image.used_by.join(" "))),
+    ])
+}
+
+async fn pull(context: &Context, name: &str) -> Outcome {
+    let line = Board::new(context.output.progress()).line(None);
+    let path = Path::new("/v1/images").then(name).then("pull");
+    let image: ImageFacts = context.client.work(Method::POST, path, &(), |event| line.event(event)).await?;
+    drop(line);
+    if context.output.json { json::document(&image) } else { render::data(&format!("{}\n", image.name)) }
+}
+
+async fn delete(context: &Context, names: Vec<String>) -> Outcome {
+    super::fleet::delete_artifacts(context, "/v1/images", names).await
+}

@@ -1,0 +1,54 @@
+//! `banger vm logs`.
+
+use super::{Context, complete};
+use crate::client::{Lines, Path};
+use crate::failure::Outcome;
+use crate::interrupt::{Interrupt, or_cancel};
+use crate::render;
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+
+/// Print what a sandbox said on its console.
+///
+/// With `--follow` it goes on until the sandbox ends or Ctrl-C is pressed.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  banger vm logs --follow --tail 20 web")]
+pub struct LogsArgs {
+    /// The sandbox: a name, an id or the beginning of one
+    #[arg(value_name = "VM", add = ArgValueCandidates::new(complete::vms))]
+    pub vm: String,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Choose whose words: the guest's console, the VMM's or the agent's
+    #[arg(long, value_name = "SOURCE", value_parser = ["console", "vmm", "agent"], default_value = "console")]
+    pub source: String,
+    /// Only the last so many lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<u64>,
+}
+
+pub async fn run(context: &Context, args: LogsArgs) -> Outcome {
+    let mut path = Path::vm(&args.vm).then("logs").query("source", &args.source);
+    if args.follow {
+        path = path.query("follow", "true");
+    }
+    if let Some(tail) = args.tail {
+        path = path.query("tail", &tail.to_string());
+    }
+    let log = or_cancel(async { Ok(context.client.open(path).await?) }).await?;
+    let printed = Interrupt::listen()?.or(print(log)).await;
+    match printed {
+        Ok(outcome) => outcome,
+        // Ctrl-C is how one leaves a log that goes on; anything else was cut short.
+        Err(_) if args.follow => Ok(()),
+        Err(_) => Err(crate::interrupt::cancelled("cancelled")),
+    }
+}
+
+async fn print(mut log: Lines) -> Outcome {
+    while let Some(chunk) = log.chunk().await? {
+        render::raw(&chunk)?;
+    }
+    Ok(())
+}

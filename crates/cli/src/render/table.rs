@@ -1,0 +1,145 @@
+//! Facts in columns: upper-case headers, two spaces between, nothing that hinders `awk`.
+
+use super::time;
+use crate::failure::Outcome;
+use comfy_table::{Table, presets};
+use model::ByteSize;
+use wire::control::{ImageFacts, KernelFacts, PortRow, Sandbox, Stats};
+
+/// Rows below headers; a table without rows shows its headers only.
+pub fn show(headers: &[&str], rows: Vec<Vec<String>>) -> Outcome {
+    super::data(&text(headers, rows))
+}
+
+fn text(headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(headers.iter().copied());
+    for row in rows {
+        table.add_row(row.into_iter().map(|cell| super::plain(&cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+pub fn sandboxes(vms: &[Sandbox]) -> Outcome {
+    let row = |vm: &Sandbox| {
+        vec![
+            vm.name.clone(),
+            vm.id.chars().take(8).collect(),
+            vm.state.clone(),
+            vm.image.clone(),
+            vm.vcpus.to_string(),
+            size(vm.memory_bytes),
+            vm.started_at_ns.filter(|_| vm.state == "running").map_or("-".into(), time::since),
+            dash(vm.ports.join(" ")),
+        ]
+    };
+    show(&["NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "UP", "PORTS"], vms.iter().map(row).collect())
+}
+
+pub fn images(images: &[ImageFacts]) -> Outcome {
+    let row = |image: &ImageFacts| {
+        vec![
+            image.name.clone(),
+            if image.present { "here" } else { "in catalog" }.into(),
+            size(image.size_bytes),
+            size(image.allocated_bytes),
+            if image.has_systemd { "systemd" } else { "agent" }.into(),
+            dash(image.used_by.join(" ")),
+            image.source.clone(),
+        ]
+    };
+    show(&["NAME", "STATE", "SIZE", "ON DISK", "INIT", "USED BY", "SOURCE"], images.iter().map(row).collect())
+}
+
+pub fn kernels(kernels: &[KernelFacts]) -> Outcome {
+    let row = |kernel: &KernelFacts| {
+        vec![
+            kernel.name.clone(),
+            if kernel.present { "here" } else { "in catalog" }.into(),
+            kernel.version.clone().unwrap_or_else(|| "-".into()),
+            size(kernel.size_bytes),
+            kernel.source.clone(),
+        ]
+    };
+    show(&["NAME", "STATE", "VERSION", "SIZE", "SOURCE"], kernels.iter().map(row).collect())
+}
+
+pub fn ports(ports: &[PortRow]) -> Outcome {
+    let row = |port: &PortRow| {
+        vec![
+            port.protocol.clone(),
+            format!("{}:{}", port.guest_address, port.guest_port),
+            port.process.clone().unwrap_or_else(|| "-".into()),
+            port.host_address.clone().unwrap_or_else(|| "-".into()),
+            port.url.clone().unwrap_or_else(|| "-".into()),
+        ]
+    };
+    show(&["PROTOCOL", "GUEST", "PROCESS", "HOST", "URL"], ports.iter().map(row).collect())
+}
+
+pub fn stats(stats: &[Stats]) -> Outcome {
+    let row = |vm: &Stats| {
+        vec![
+            vm.name.clone(),
+            time::span_s(vm.uptime_ms / 1000),
+            time::span_us(vm.cpu_ms.saturating_mul(1000)),
+            size(vm.host_memory_bytes),
+            used(
+                vm.guest_memory_total_bytes.saturating_sub(vm.guest_memory_available_bytes),
+                vm.guest_memory_total_bytes,
+            ),
+            used(vm.disk_allocated_bytes, vm.disk_logical_bytes),
+            size(vm.network_received_bytes),
+            size(vm.network_sent_bytes),
+        ]
+    };
+    let headers = ["NAME", "UP", "CPU TIME", "HOST MEMORY", "GUEST MEMORY", "DISK", "RECEIVED", "SENT"];
+    show(&headers, stats.iter().map(row).collect())
+}
+
+fn used(used: u64, total: u64) -> String {
+    format!("{} of {}", size(used), size(total))
+}
+
+pub fn size(bytes: u64) -> String {
+    ByteSize::from_bytes(bytes).to_string()
+}
+
+pub fn dash(text: String) -> String {
+    if text.is_empty() { "-".into() } else { text }
+}
+
+/// `key  value` lines for one thing; absent values are left out.
+pub fn facts(rows: &[(&str, Option<String>)]) -> String {
+    let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
+    let line = |(key, value): &(&str, Option<String>)| {
+        let value = value.as_ref().filter(|value| !value.is_empty())?;
+        Some(format!("{key:width$}  {}\n", super::plain(value)))
+    };
+    rows.iter().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_nothing_trails() {
+        let rows = vec![vec!["web".into(), "running".into()], vec!["database".into(), "-".into()]];
+        assert_eq!(text(&["NAME", "STATE"], rows), "NAME      STATE\nweb       running\ndatabase  -\n");
+    }
+
+    #[test]
+    fn an_empty_table_has_its_headers() {
+        assert_eq!(text(&["NAME", "STATE"], Vec::new()), "NAME  STATE\n");
+    }
+
+    #[test]
+    fn absent_facts_are_left_out() {
+        let rows = [("name", Some("web".into())), ("failure", None), ("id", Some(String::new()))];
+        assert_eq!(facts(&rows), "name     web\n");
+    }
+}
