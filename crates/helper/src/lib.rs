@@ -1,0 +1,29 @@
+//! `bangerd-root`: does the few things that need root, for one owner, and writes down what it made.
+//!
+//! ```text
+//! serve     the socket: accept, peer credentials, one message in, one message out
+//!   caller    who may speak
+//!   ops       one function per operation of `wire::privilege`, under one lock
+//!     rules     policy → firewall script, pure
+//!     ledger    what was made, noted before it is made
+//!     netlink   links, addresses, neighbours        nft   the one program that is run
+//!     tap       /dev/net/tun                        sysctl  forwarding and what the bridge needs
+//! ```
+//!
+//! It decides nothing: what shall be comes from `bangerd`, how it is named from `wire::privilege::address`.
+
+pub mod args;
+pub mod caller;
+pub mod checkpoint;
+pub mod failure;
+pub mod ledger;
+pub mod netlink;
+pub mod nft;
+pub mod ops;
+pub mod passed;
+pub mod rules;
+pub mod serve;
+pub mod sysctl;
+pub mod tap;
+
+pub use failure::{Failure, Result};

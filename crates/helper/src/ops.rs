@@ -1,0 +1,58 @@
+//! One function per operation, each repeatable, each noting before it does. All run under one lock, one after another.
+//!
+//! | module | operations |
+//! |---|---|
+//! | [`bridge`] | `EnsureBridge` |
+//! | [`tap`] | `EnsureTap`, `RemoveTap` |
+//! | [`rules`] | `ApplyPolicy`, `ReadRefused` |
+//! | [`forwarding`] | part of `EnsureBridge` and `NetworkDown` |
+//! | [`observe`] | `Observe`, `Ping` |
+//! | [`down`] | `NetworkDown` |
+
+pub mod bridge;
+pub mod down;
+pub mod forwarding;
+pub mod observe;
+pub mod rules;
+pub mod tap;
+
+use crate::failure::{Attempt, Result};
+use crate::ledger::Ledger;
+use crate::netlink::Netlink;
+use serde::Serialize;
+use serde_json::Value;
+use std::path::Path;
+use wire::privilege::Request;
+
+/// Everything an operation works with.
+pub struct Root {
+    pub ledger: Ledger,
+    pub netlink: Netlink,
+    /// The user who owns the taps.
+    pub owner: u32,
+}
+
+impl Root {
+    pub fn open(ledger: &Path, owner: u32) -> Result<Root> {
+        let ledger = Ledger::open(ledger)?;
+        let netlink = Netlink::open().attempt(|| "cannot open a netlink socket")?;
+        Ok(Root { ledger, netlink, owner })
+    }
+
+    pub fn answer(&mut self, request: Request) -> Result<Value> {
+        match request {
+            Request::Ping(_) => Ok(value(observe::version())),
+            Request::EnsureBridge(ask) => bridge::ensure(self, ask.range).map(value),
+            Request::EnsureTap(ask) => tap::ensure(self, &ask.id).map(value),
+            Request::RemoveTap(ask) => tap::remove(self, &ask.id).map(value),
+            Request::ApplyPolicy(ask) => rules::apply(self, &ask.policy).map(value),
+            Request::Observe(_) => observe::facts(self).map(value),
+            Request::ReadRefused(ask) => rules::refused(self, &ask.id).map(value),
+            Request::NetworkDown(_) => down::all(self).map(value),
+        }
+    }
+}
+
+fn value(answer: impl Serialize) -> Value {
+    serde_json::to_value(answer).expect("an answer is plain data")
+}
