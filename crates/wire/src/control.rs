@@ -58,8 +58,8 @@ pub enum Event<T> {
     /// The operation has begun; its id stands in every log line of it.
     Began {
         operation: String,
-        /// The id of the sandbox it is about, so that a client that gives up knows what to clear away. Never a name:
-        /// the name may belong to somebody else's sandbox, which is what the operation then fails of.
+        /// The name of the sandbox it is about, to show. Whoever must act on that very sandbox finds its id in the
+        /// history under the operation: a name may belong to another one, which is what the operation then fails of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vm: Option<String>,
     },

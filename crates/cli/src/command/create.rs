@@ -43,7 +43,7 @@ pub fn show_made(context: &Context, vm: &Sandbox) -> Outcome {
     if context.output.json { json::document(vm) } else { render::data(&format!("{}\n", vm.name)) }
 }
 
-/// Asks for it and shows how it gets on; `began` gets the id as soon as there is one.
+/// Asks for it and shows how it gets on; `began` gets the operation's id.
 pub async fn send<T: DeserializeOwned>(
     context: &Context,
     request: &CreateRequest,
@@ -51,8 +51,8 @@ pub async fn send<T: DeserializeOwned>(
 ) -> Result<T, ClientError> {
     let line = Board::new(context.output.progress()).line(None);
     let watch = |event: &Event<T>| {
-        if let Event::Began { vm: Some(id), .. } = event {
-            began(id);
+        if let Event::Began { operation, .. } = event {
+            began(operation);
         }
         line.event(event);
     };

@@ -9,6 +9,7 @@ use super::exec::{self, EnvArgs};
 use super::fleet::Deed;
 use super::spec::SpecArgs;
 use super::{Context, create};
+use crate::client::Path;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::{Interrupt, cancelled};
 use crate::render;
@@ -17,10 +18,9 @@ use crate::session::{self, Ended, Session};
 use crate::terminal;
 use clap::Args;
 use hyper::Method;
-use model::SandboxId;
 use std::time::Duration;
 use wire::FaultKind;
-use wire::control::{CreateRequest, Sandbox};
+use wire::control::{CreateRequest, History, Sandbox};
 use wire::guest::ExecRequest;
 
 /// Create a sandbox, start it and run a command or a shell in it.
@@ -79,22 +79,31 @@ pub async fn run(context: &Context, args: RunArgs) -> Outcome {
 
 async fn make(context: &Context, request: &CreateRequest) -> Outcome<Sandbox> {
     let mut interrupt = Interrupt::listen()?;
-    let mut begun: Option<SandboxId> = None;
-    let creation = create::send::<Sandbox>(context, request, |id| begun = id.parse().ok());
+    let mut operation = None;
+    let creation = create::send::<Sandbox>(context, request, |id| operation = Some(id.to_owned()));
     match interrupt.or(creation).await {
         Ok(made) => Ok(made?),
-        Err(_) => Err(abandon(context, request, begun).await),
+        Err(_) => Err(abandon(context, request, operation).await),
     }
 }
 
 /// The closed connection has cancelled the creation; with `--rm` we make sure that nothing of it stays.
-async fn abandon(context: &Context, request: &CreateRequest, begun: Option<SandboxId>) -> Failure {
-    let Some(id) = begun.filter(|_| request.ephemeral) else {
+async fn abandon(context: &Context, request: &CreateRequest, operation: Option<String>) -> Failure {
+    let (true, Some(operation)) = (request.ephemeral, operation) else {
         return cancelled("cancelled; bangerd undoes what was begun");
     };
-    match remove(context, id.as_str(), id.as_str(), true).await {
+    match clear(context, &operation).await {
         Ok(()) => cancelled("cancelled; nothing is left of the sandbox"),
         Err(failure) => failure,
+    }
+}
+
+/// By the id that stands in the history, never by name: another sandbox may have that.
+async fn clear(context: &Context, operation: &str) -> Outcome {
+    let history: History = context.client.get(Path::new("/v1/history").query("limit", "100")).await?;
+    match history.operations.into_iter().find(|one| one.id == operation) {
+        Some(one) => remove(context, &one.vm_id, &one.vm_name, true).await,
+        None => Ok(()),
     }
 }
 

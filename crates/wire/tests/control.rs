@@ -1,0 +1,308 @@
+//! Every message of the control API against its golden file: what a daemon of today writes, a client of tomorrow must
+//! read. `UPDATE_GOLDEN=1` writes the files of new messages; a released file stays as it is.
+#![cfg(feature = "control")]
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::path::PathBuf;
+use wire::control::*;
+use wire::{Fault, FaultKind};
+
+const AT_NS: u64 = 1_700_000_000_123_456_789;
+const GIB: u64 = 1 << 30;
+
+/// The message is what the file says, the file is read as the message, and a field of a later version is passed over.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/control").join(format!("{name}.json"));
+    let text = serde_json::to_string_pretty(message).expect("a message can be written") + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
+        std::fs::write(&path, &text).expect("the golden file can be written");
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(text, golden, "{name}");
+    assert_eq!(&serde_json::from_str::<T>(&golden).expect("the golden file is a message"), message, "{name}");
+    let later = golden.replacen('{', "{\"of_a_later_version\": [1],", 1);
+    assert_eq!(&serde_json::from_str::<T>(&later).expect("a later message is read"), message, "{name}");
+}
+
+/// Every field of the request may be absent.
+fn check_request<T: Serialize + DeserializeOwned + PartialEq + Debug + Default>(name: &str, message: &T) {
+    check(name, message);
+    assert_eq!(serde_json::from_str::<T>("{}").expect("nothing has to be said"), T::default(), "{name}");
+}
+
+fn word(word: &str) -> Option<String> {
+    Some(word.to_owned())
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn sandbox() -> Sandbox {
+    Sandbox {
+        id: "0123456789abcdef".into(),
+        name: "web".into(),
+        state: "running".into(),
+        failure: None,
+        image: "debian-bookworm".into(),
+        kernel: "debian-cloud".into(),
+        vmm: word("firecracker"),
+        vcpus: 2,
+        memory_bytes: 2 * GIB,
+        disk_bytes: 8 * GIB,
+        root_bytes: 4 * GIB,
+        init: "systemd".into(),
+        ephemeral: false,
+        restart: "on-failure".into(),
+        stop_when_idle_s: Some(1800),
+        outbound: "nat".into(),
+        addresses: words(&["172.16.0.2"]),
+        ports: words(&["127.0.0.1:8080:80"]),
+        labels: [("project".to_owned(), "shop".to_owned())].into(),
+        workspaces: vec![WorkspaceFacts {
+            guest_path: "/root/repo".into(),
+            host_path: "/home/ada/shop".into(),
+            head_commit: word("8a5cb1c6ef0ab6ab3f0bfa9a1de1f2c74b1d7b2e"),
+        }],
+        created_at_ns: AT_NS,
+        started_at_ns: Some(AT_NS + 1_000_000),
+        vmm_pid: Some(4711),
+        timing: vec![
+            Span { name: "start".into(), depth: 0, start_us: 0, duration_us: 1_450_000 },
+            Span { name: "boot guest".into(), depth: 1, start_us: 9_000, duration_us: 1_441_000 },
+        ],
+    }
+}
+
+#[test]
+fn sandboxes_keep_their_golden_shape() {
+    check("sandbox", &sandbox());
+    let failed = Sandbox {
+        state: "failed".into(),
+        failure: word("the guest did not come up within 60 s"),
+        vmm: None,
+        started_at_ns: None,
+        vmm_pid: None,
+        stop_when_idle_s: None,
+        workspaces: Vec::new(),
+        timing: Vec::new(),
+        ..sandbox()
+    };
+    check("sandbox_failed", &failed);
+    check("sandbox_list", &SandboxList { vms: vec![sandbox()] });
+    check("sandbox_list_empty", &SandboxList::default());
+}
+
+#[test]
+fn requests_keep_their_golden_shape() {
+    let create = CreateRequest {
+        name: word("web"),
+        image: word("debian-bookworm"),
+        kernel: word("debian-cloud"),
+        vmm: word("auto"),
+        vcpus: Some(2),
+        memory_bytes: Some(2 * GIB),
+        disk_bytes: Some(8 * GIB),
+        root_bytes: Some(4 * GIB),
+        init: word("auto"),
+        outbound: word("nat"),
+        allow_networks: words(&["10.1.0.0/16"]),
+        ports: words(&["127.0.0.1:8080:80"]),
+        labels: [("project".to_owned(), "shop".to_owned())].into(),
+        restart: word("no"),
+        stop_when_idle_s: Some(1800),
+        ephemeral: true,
+        no_start: false,
+        dry_run: false,
+    };
+    check_request("create_request", &create);
+    check_request("start_request", &StartRequest { dry_run: true });
+    check_request("stop_request", &StopRequest { grace_ms: Some(10_000), dry_run: false });
+    check_request("kill_request", &KillRequest { signal: word("TERM") });
+    check_request("delete_request", &DeleteRequest { force: true, dry_run: false });
+    check_request("logs_request", &LogsRequest { source: word("console"), follow: true, tail: Some(20) });
+    check_request("history_request", &HistoryRequest { vm: word("web"), limit: Some(50) });
+    let set = SetRequest {
+        name: word("shop"),
+        vcpus: Some(4),
+        memory_bytes: Some(4 * GIB),
+        disk_bytes: Some(16 * GIB),
+        root_bytes: Some(8 * GIB),
+        restart: word("always"),
+        outbound: word("off"),
+        stop_when_idle_s: Some(0),
+        labels: [("project".to_owned(), String::new())].into(),
+    };
+    check_request("set_request", &set);
+}
+
+#[test]
+fn answers_about_a_sandbox_keep_their_golden_shape() {
+    let answer = SetAnswer {
+        vm: Sandbox { workspaces: Vec::new(), timing: Vec::new(), ..sandbox() },
+        live: words(&["restart"]),
+        at_next_start: words(&["memory"]),
+    };
+    check("set_answer", &answer);
+    let health = SandboxHealth {
+        healthy: true,
+        boot_id: "f3a1c7de-2c4b-4f7e-9a53-0d5c1f1e8a11".into(),
+        agent_version: "0.1.0".into(),
+        uptime_ms: 60_000,
+        init: "systemd".into(),
+        system_state: word("running"),
+        sessions: 1,
+        latency_us: 412,
+    };
+    check("sandbox_health", &health);
+    let stats = Stats {
+        id: "0123456789abcdef".into(),
+        name: "web".into(),
+        uptime_ms: 60_000,
+        cpu_ms: 2_500,
+        host_memory_bytes: GIB / 2,
+        guest_memory_total_bytes: 2 * GIB,
+        guest_memory_available_bytes: GIB,
+        load_percent: 12,
+        disk_logical_bytes: 12 * GIB,
+        disk_allocated_bytes: GIB,
+        network_received_bytes: 1_000,
+        network_sent_bytes: 2_000,
+    };
+    check("stats", &stats);
+    let port = PortRow {
+        protocol: "tcp".into(),
+        guest_address: "0.0.0.0".into(),
+        guest_port: 80,
+        process: word("nginx"),
+        host_address: word("127.0.0.1:8080"),
+        url: word("http://127.0.0.1:8080"),
+    };
+    check("ports_answer", &PortsAnswer { ports: vec![port] });
+}
+
+#[test]
+fn images_and_kernels_keep_their_golden_shape() {
+    let image = ImageFacts {
+        name: "debian-bookworm".into(),
+        present: true,
+        digest: Some(format!("sha256:{}", "ab".repeat(32))),
+        has_systemd: true,
+        kernel: word("debian-cloud"),
+        size_bytes: 2 * GIB,
+        allocated_bytes: GIB / 4,
+        created_at_ns: AT_NS,
+        source: "built with mmdebstrap".into(),
+        used_by: words(&["web"]),
+    };
+    check("image_list", &ImageList { images: vec![image] });
+    let kernel = KernelFacts {
+        name: "debian-cloud".into(),
+        present: true,
+        version: word("6.1.0-40-cloud-amd64"),
+        digest: Some(format!("sha256:{}", "cd".repeat(32))),
+        size_bytes: 53_000_000,
+        created_at_ns: AT_NS,
+        source: "linux-image-cloud-amd64".into(),
+    };
+    check("kernel_list", &KernelList { kernels: vec![kernel] });
+}
+
+#[test]
+fn the_daemon_keeps_its_golden_shape() {
+    let status = DaemonStatus {
+        api_version: 1,
+        version: "0.1.0".into(),
+        pid: 4711,
+        socket: "/run/user/1000/banger/bangerd.sock".into(),
+        dns: word("127.0.0.153:53"),
+        state_folder: "/home/ada/.local/state/banger".into(),
+        log_file: "/home/ada/.local/state/banger/bangerd.log".into(),
+        host: "real".into(),
+        started_at_ns: AT_NS,
+        vms: 3,
+        running: 1,
+        memory_bytes: 20 << 20,
+    };
+    check("daemon_status", &status);
+    let doctor = Doctor {
+        checks: vec![Check {
+            name: "kvm".into(),
+            verdict: Verdict::Warn,
+            detail: "/dev/kvm opens, but this CPU shows no hardware virtualization".into(),
+            hint: word("expect guests to be slow"),
+        }],
+        backends: vec![BackendRow {
+            backend: "qemu".into(),
+            usable: true,
+            chosen: true,
+            reason: "KVM is emulated".into(),
+            version: word("7.2.0"),
+            accelerated: false,
+            features: words(&["pause"]),
+        }],
+        defaults: vec![DefaultRow { name: "memory".into(), value: "3GiB".into(), provenance: "host".into() }],
+    };
+    check("doctor", &doctor);
+}
+
+#[test]
+fn what_was_done_keeps_its_golden_shape() {
+    let operation = OperationFacts {
+        id: "00000000000000aa".into(),
+        verb: "create".into(),
+        vm_id: "0123456789abcdef".into(),
+        vm_name: "web".into(),
+        began_at_ns: AT_NS,
+        ended_at_ns: Some(AT_NS + 5_000_000),
+        outcome: "failed".into(),
+        error: word("cannot create disk for web"),
+        steps: vec![
+            StepFacts { name: "record sandbox".into(), state: "undone".into(), duration_us: Some(120) },
+            StepFacts { name: "make disk".into(), state: "failed".into(), duration_us: None },
+        ],
+    };
+    check("history", &History { operations: vec![operation] });
+    let plan = PlanFacts { verb: "create".into(), vm_name: "web".into(), steps: words(&["record sandbox"]) };
+    check("plan_facts", &plan);
+    let change = StateChange {
+        at_ns: AT_NS,
+        vm_id: "0123456789abcdef".into(),
+        vm_name: "web".into(),
+        from: word("starting"),
+        to: word("running"),
+        operation: word("00000000000000aa"),
+    };
+    check("state_change", &change);
+    let finding =
+        Finding { what: "tap".into(), subject: "bgr0".into(), detail: "no sandbox has it".into(), mended: true };
+    check("audit", &Audit { findings: vec![finding], fixed: true });
+    check("audit_empty", &Audit::default());
+}
+
+#[test]
+fn events_and_faults_keep_their_golden_shape() {
+    type Line = Event<PlanFacts>;
+    check("event_began", &Line::Began { operation: "00000000000000aa".into(), vm: word("web") });
+    check("event_stage", &Line::Stage { text: "building image debian-bookworm".into() });
+    check("event_progress", &Line::Progress { done: 1, total: Some(4), unit: "bytes".into() });
+    check("event_note", &Line::Note { text: "KVM is emulated here".into() });
+    check("event_result", &Line::Result { value: PlanFacts::default() });
+    let mut fault = Fault::new(FaultKind::Conflict, "cannot create web")
+        .with_cause("the name is taken")
+        .with_hint("`banger vm delete web` frees it");
+    fault.operation = word("00000000000000aa");
+    check("event_fault", &Line::Fault { fault: fault.clone() });
+    check("fault", &fault);
+    check("fault_least", &Fault::new(FaultKind::Internal, "bangerd failed"));
+}
+
+#[test]
+fn words_of_a_later_version_are_passed_over() {
+    let event: Event<PlanFacts> = serde_json::from_str(r#"{"event":"fanfare","volume":11}"#).expect("it is skipped");
+    assert_eq!(event, Event::Unknown);
+    let fault: Fault = serde_json::from_str(r#"{"kind":"eclipse","message":"dark"}"#).expect("it is a fault");
+    assert_eq!(fault.kind, FaultKind::Internal);
+}
