@@ -8,6 +8,9 @@ use crate::digest::DigestReader;
 use crate::limits::{Exceeded, Limits};
 use crate::positioned::ReadAt;
 use crate::tree::{Tree, TreeError};
+use crate::unpack::{XZ_MEMORY_BYTES, ZSTD_WINDOW_LOG_MAX};
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
 use model::Digest;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -27,6 +30,8 @@ pub enum Compression {
     Plain,
     Gzip,
     Zstd,
+    /// Debian's packages; no OCI layer.
+    Xz,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +52,6 @@ pub enum LayerError {
 
 /// 256 KiB: large enough that system calls do not count.
 const BUFFER_BYTES: usize = 256 << 10;
-/// 128 MiB, the window that `zstd --long=27` makes and decoders accept without being asked; more is memory that an
-/// archive would choose for us.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// How many entries are read between two questions whether to go on.
 const ENTRIES_PER_CHECK: usize = 1024;
 
@@ -60,6 +62,7 @@ impl Compression {
         match start {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
             // A skippable frame may come first (zstd specification, section 3.1.2).
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
             _ => Compression::Plain,
@@ -101,6 +104,12 @@ impl Layer {
             Compression::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(&mut source).map_err(LayerError::Read)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(LayerError::Read)?;
+                pump(&mut decoder, |d| d.get_ref().get_ref().bytes, &into, limits, progress)?
+            }
+            Compression::Xz => {
+                let stream = Stream::new_stream_decoder(XZ_MEMORY_BYTES, CONCATENATED);
+                let stream = stream.map_err(|error| LayerError::Read(error.into()))?;
+                let mut decoder = XzDecoder::new_stream(&mut source, stream);
                 pump(&mut decoder, |d| d.get_ref().get_ref().bytes, &into, limits, progress)?
             }
         };

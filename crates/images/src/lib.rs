@@ -16,17 +16,24 @@
 
 pub mod acl;
 pub mod archive;
+pub mod deb;
 pub mod digest;
 pub mod ext4;
 
+pub mod initramfs;
+pub mod kernel;
 pub mod layer;
 pub mod limits;
 pub mod sparse;
+pub mod stack;
 pub mod tree;
+pub mod unpack;
 pub mod whiteout;
 
+pub mod modules;
 pub mod positioned;
 
+mod elf;
 mod pax;
 #[cfg(test)]
 mod testing;
