@@ -15,6 +15,7 @@ pub mod network;
 pub mod repository;
 pub mod vmm;
 
+use model::OperationId;
 use std::sync::Arc;
 
 /// The whole machine as the engine sees it.
@@ -48,6 +49,8 @@ impl Watch for Unwatched {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
+    /// The operation has begun; its id stands in every log line and in the error, if there is one.
+    Began { operation: OperationId },
     /// Work on something a person can follow has begun: `building image debian-bookworm`.
     Stage { text: String },
     /// How far the current stage is.

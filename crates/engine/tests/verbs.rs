@@ -1,0 +1,165 @@
+//! Each verb by itself on the simulated host: what it does, what it refuses, and what it leaves when it fails.
+
+mod common;
+
+use common::{spec, world};
+use engine::host::Unwatched;
+use engine::host::vmm::VmmExit;
+use engine::sim::{Boot, Shutdown};
+use engine::{Changes, Errand, Kind, Outcome, Start};
+use model::{RestartPolicy, State};
+
+const NOW: Start = Start::Now;
+
+#[test]
+fn a_life_from_create_to_delete() {
+    let (world, _, engine) = world();
+    let web = engine.create(spec("web"), NOW, &Unwatched).expect("it boots");
+    assert_eq!(web.state, State::Running);
+    assert!(web.boot_id.is_some() && web.attachment.is_some() && web.timing.len() > 5);
+    let id = &web.id;
+    assert_eq!(engine.stop(id, None, &Unwatched).expect("it stops").state, State::Stopped);
+    assert_eq!(engine.start(id, &Unwatched).expect("it starts").state, State::Running);
+    assert_eq!(engine.pause(id, &Unwatched).expect("it pauses").state, State::Paused);
+    assert_eq!(engine.start(id, &Unwatched).expect_err("it is paused").kind, Kind::Refused);
+    assert_eq!(engine.resume(id, &Unwatched).expect("it resumes").state, State::Running);
+    assert_eq!(engine.restart(id, &Unwatched).expect("it restarts").state, State::Running);
+    assert_eq!(engine.kill(id, Some(9), &Unwatched).expect("it dies").state, State::Stopped);
+    assert_eq!(engine.reset(id, &Unwatched).expect("a new root").state, State::Stopped);
+    engine.delete(id, false, &Unwatched).expect("it goes");
+    assert!(engine.list().is_empty());
+    assert_eq!(engine.audit().expect("the world can be seen"), []);
+    let print = world.print();
+    assert!(!print.contains(id.as_str()), "{print}");
+    let outcomes: Vec<_> = engine.history(None, 100).expect("a history").iter().map(|op| op.outcome).collect();
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done), "{outcomes:?}");
+}
+
+#[test]
+fn a_used_name_is_a_conflict_before_any_work() {
+    let (world, _, engine) = world();
+    engine.create(spec("web"), NOW, &Unwatched).expect("it boots");
+    let before = world.print();
+    let error = engine.create(spec("web"), NOW, &Unwatched).expect_err("the name is taken");
+    assert_eq!(error.kind, Kind::Conflict);
+    assert_eq!(before.lines().skip(1).collect::<Vec<_>>(), world.print().lines().skip(1).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_create_that_fails_before_its_vmm_leaves_nothing() {
+    let (_, _, engine) = world();
+    let mut wanted = spec("web");
+    wanted.image = "nowhere".parse().expect("valid");
+    let error = engine.create(wanted, NOW, &Unwatched).expect_err("there is no such image");
+    assert_eq!(error.kind, Kind::NotFound);
+    assert!(error.operation.is_some());
+    assert!(engine.list().is_empty());
+    assert_eq!(engine.history(None, 1).expect("a history")[0].outcome, Outcome::Undone);
+}
+
+#[test]
+fn a_guest_that_never_answers_stays_as_failed_for_a_look_at_its_console() {
+    let (world, _, engine) = world();
+    world.set_boot(Boot::Silent);
+    let error = engine.create(spec("web"), NOW, &Unwatched).expect_err("it is silent");
+    assert_eq!(error.kind, Kind::TimedOut);
+    assert!(error.chain().contains("Linux version"), "{}", error.chain());
+    let web = engine.resolve("web").expect("it is kept");
+    assert_eq!(web.state, State::Failed);
+    assert!(web.failure.as_ref().is_some_and(|failure| failure.console.contains("Linux version")));
+    let mut ephemeral = spec("job");
+    ephemeral.ephemeral = true;
+    engine.create(ephemeral, NOW, &Unwatched).expect_err("it is silent");
+    assert!(engine.resolve("job").is_err());
+    assert_eq!(engine.audit().expect("audit"), []);
+}
+
+#[test]
+fn a_guest_that_ignores_the_request_is_ended() {
+    let (world, _, engine) = world();
+    let web = engine.create(spec("web"), NOW, &Unwatched).expect("it boots");
+    for shutdown in [Shutdown::Ignores, Shutdown::Silent] {
+        engine.start(&web.id, &Unwatched).expect("it starts");
+        world.set_shutdown(shutdown);
+        assert_eq!(engine.stop(&web.id, Some(100), &Unwatched).expect("it stops").state, State::Stopped);
+    }
+}
+
+#[test]
+fn a_vmm_that_ends_is_told_apart_by_how_it_ended() {
+    let (world, _, engine) = world();
+    for (name, exit, state) in [
+        ("off", VmmExit { code: Some(0), signal: None }, State::Stopped),
+        ("crash", VmmExit { code: Some(1), signal: None }, State::Failed),
+        ("kill", VmmExit { code: None, signal: Some(9) }, State::Failed),
+    ] {
+        let sandbox = engine.create(spec(name), NOW, &Unwatched).expect("it boots");
+        assert!(world.end_vmm(&sandbox.id, exit.clone()));
+        assert_eq!(engine.vmm_ended(&sandbox.id, &exit).expect("it is noticed").state, state, "{name}");
+    }
+    assert_eq!(engine.audit().expect("audit"), []);
+}
+
+#[test]
+fn a_host_reboot_stops_everything_and_its_policy_starts_some() {
+    let (world, store, engine) = world();
+    engine.create(spec("web"), NOW, &Unwatched).expect("it boots");
+    let mut always = spec("db");
+    always.restart = RestartPolicy::Always;
+    let db = engine.create(always, NOW, &Unwatched).expect("it boots");
+    drop(engine);
+    world.reboot_host();
+    let engine = engine::Engine::over(store, world.host(), Default::default()).expect("it opens again");
+    assert!(engine.list().iter().all(|sandbox| sandbox.state == State::Stopped && sandbox.has_disks));
+    world.pass_time(2_000_000_000);
+    let errands = engine.tick();
+    assert_eq!(errands, [Errand::Start(db.id.clone())]);
+    assert_eq!(engine.run_errand(&errands[0], &Unwatched).expect("it starts").state, State::Running);
+}
+
+#[test]
+fn an_idle_sandbox_is_stopped_unless_it_is_held_or_busy() {
+    let (world, _, engine) = world();
+    let mut wanted = spec("web");
+    wanted.stop_when_idle_s = Some(60);
+    let web = engine.create(wanted, NOW, &Unwatched).expect("it boots");
+    assert_eq!(engine.tick(), []);
+    let hold = engine.hold(&web.id);
+    world.pass_time(120_000_000_000);
+    assert_eq!(engine.tick(), []);
+    drop(hold);
+    world.set_use(80, 0);
+    world.pass_time(120_000_000_000);
+    assert_eq!(engine.tick(), []);
+    world.set_use(0, 0);
+    world.pass_time(120_000_000_000);
+    assert_eq!(engine.tick(), [Errand::Stop(web.id.clone())]);
+}
+
+#[test]
+fn a_change_says_whether_it_is_live() {
+    let (_, _, engine) = world();
+    let web = engine.create(spec("web"), NOW, &Unwatched).expect("it boots");
+    let changes = Changes {
+        vcpus: Some(2.try_into().expect("valid")),
+        restart: Some(RestartPolicy::Always),
+        name: Some("www".parse().expect("valid")),
+        ..Changes::default()
+    };
+    let applied = engine.set(&web.id, &changes, &Unwatched).expect("it changes");
+    assert_eq!((applied.live, applied.at_next_start), (vec!["name", "restart"], vec!["vcpus"]));
+    assert!(engine.resolve("www").is_ok() && engine.resolve("web").is_err());
+    let shrink = Changes { disk_size: Some(model::ByteSize::from_gib(1)), ..Changes::default() };
+    assert_eq!(engine.set(&web.id, &shrink, &Unwatched).expect_err("no disk shrinks").kind, Kind::Invalid);
+}
+
+#[test]
+fn a_reference_is_a_name_an_id_or_a_unique_prefix() {
+    let (_, _, engine) = world();
+    let web = engine.create(spec("web"), Start::Later, &Unwatched).expect("it is made");
+    for reference in ["web", web.id.as_str(), &web.id.as_str()[..5]] {
+        assert_eq!(engine.resolve(reference).expect("it is found").id, web.id);
+    }
+    assert_eq!(engine.resolve("nobody").expect_err("nobody").kind, Kind::NotFound);
+    assert_eq!(engine.resolve("").expect_err("nothing").kind, Kind::NotFound);
+}
