@@ -210,6 +210,8 @@ word_type!(
     Always = "always",
 );
 
+// `word_type!` makes enums without a default; this one has a word that means nothing.
+#[allow(clippy::derivable_impls)]
 impl Default for RestartPolicy {
     fn default() -> Self {
         RestartPolicy::No
