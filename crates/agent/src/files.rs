@@ -9,6 +9,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{Response, StatusCode, header};
+use rustix::fs::{AtFlags, Timespec, Timestamps};
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
@@ -27,7 +28,7 @@ type Piece = io::Result<Bytes>;
 pub async fn unpack(request: Request) -> Answer {
     let folder = absolute(http::required(&request, "path")?)?;
     let (pieces, incoming) = mpsc::channel(CHUNKS);
-    let attempt = io_fault(format!("unpack into {}", folder.display()));
+    let attempt = unpack_fault(format!("unpack into {}", folder.display()));
     let work =
         tokio::task::spawn_blocking(move || unpack_below(&folder, Incoming { pieces: incoming, rest: Bytes::new() }));
     let mut body = request.into_body();
@@ -41,6 +42,18 @@ pub async fn unpack(request: Request) -> Answer {
     drop(pieces);
     work.await.map_err(io::Error::other).flatten().map_err(attempt)?;
     http::status(StatusCode::NO_CONTENT)
+}
+
+/// The library says `Other` of what is wrong with an archive; what is wrong with a disk has a kind of its own.
+fn unpack_fault(attempt: String) -> impl FnOnce(io::Error) -> Fault {
+    move |error| match error.kind() {
+        io::ErrorKind::Other | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+            Fault::new(FaultKind::Invalid, format!("cannot {attempt}"))
+                .with_cause(error.to_string())
+                .with_sources(&error)
+        }
+        _ => io_fault(attempt)(error),
+    }
 }
 
 /// `GET`: the archive as a stream. What is known to be wrong before it starts is a fault; later failures cut it short.
@@ -111,6 +124,7 @@ impl Write for Outgoing {
 /// Folders get their modes and times last: a folder without write permission must not keep its own files out.
 fn unpack_below(folder: &Path, input: impl Read) -> io::Result<()> {
     fs::create_dir_all(folder)?;
+    let folder = fs::canonicalize(folder)?;
     let mut archive = tar::Archive::new(input);
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
@@ -121,23 +135,43 @@ fn unpack_below(folder: &Path, input: impl Read) -> io::Result<()> {
         let name = entry.path()?.into_owned();
         check_inside(&name)?;
         if entry.header().entry_type() == EntryType::Directory {
-            fs::create_dir_all(folder.join(&name)).or_else(|error| existing_folder(&folder.join(&name), error))?;
+            make_inside(&folder, &name)?;
             folders.push(entry);
-        } else if !entry.unpack_in(folder)? {
+        } else if !entry.unpack_in(&folder)? {
             return Err(outside(&name));
         }
     }
     folders.sort_by(|a, b| b.path_bytes().cmp(&a.path_bytes()));
     for mut entry in folders {
-        if !entry.unpack_in(folder)? {
-            return Err(outside(&entry.path()?));
+        let name = entry.path()?.into_owned();
+        if !entry.unpack_in(&folder)? {
+            return Err(outside(&name));
         }
+        set_time(&folder.join(name), entry.header().mtime()?)?;
     }
     Ok(())
 }
 
-fn existing_folder(path: &Path, error: io::Error) -> io::Result<()> {
-    if path.is_dir() { Ok(()) } else { Err(error) }
+/// The library leaves a folder with the time of its last child.
+fn set_time(path: &Path, seconds: u64) -> io::Result<()> {
+    let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Makes the folders of `name` one by one: a symbolic link on the way may not lead out of `folder`.
+fn make_inside(folder: &Path, name: &Path) -> io::Result<()> {
+    let mut path = folder.to_owned();
+    for part in name.components() {
+        path.push(part);
+        match fs::symlink_metadata(&path) {
+            Ok(facts) if facts.is_dir() => {}
+            Ok(_) if fs::canonicalize(&path).is_ok_and(|target| target.starts_with(folder) && target.is_dir()) => {}
+            Ok(_) => return Err(outside(name)),
+            Err(_) => fs::create_dir(&path)?,
+        }
+    }
+    Ok(())
 }
 
 fn check_inside(name: &Path) -> io::Result<()> {

@@ -77,6 +77,6 @@ pub fn io_fault(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> Fault {
             io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => FaultKind::Invalid,
             _ => FaultKind::Internal,
         };
-        Fault::new(kind, format!("cannot {attempt}")).with_cause(error.to_string())
+        Fault::new(kind, format!("cannot {attempt}")).with_cause(error.to_string()).with_sources(&error)
     }
 }

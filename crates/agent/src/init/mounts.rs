@@ -52,7 +52,7 @@ pub fn mount_for_agent() {
         }
         match ensure(Path::new(path), kind, flags, options) {
             // The kernel was built without it; the few programs that want it say so themselves.
-            Ok(()) | Err(Errno::NODEV) => {}
+            Ok(()) | Err(Errno::NODEV | Errno::NOENT) => {}
             Err(error) => console::boot(&format!("cannot mount {path}: {error}")),
         }
     }
