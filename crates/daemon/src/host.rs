@@ -1,1 +1,3 @@
 //! The real host: the seven seams of `engine::host`, file for file.
+
+pub mod vmm;

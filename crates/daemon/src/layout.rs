@@ -218,6 +218,10 @@ impl Layout {
     pub fn api_socket(&self, id: &SandboxId) -> PathBuf {
         self.run(id).join("api.sock")
     }
+    /// What Firecracker counts, a line of JSON a minute.
+    pub fn metrics(&self, id: &SandboxId) -> PathBuf {
+        self.run(id).join("metrics.json")
+    }
     pub fn qmp_socket(&self, id: &SandboxId) -> PathBuf {
         self.run(id).join("qmp.sock")
     }

@@ -1,0 +1,196 @@
+//! One thread that keeps company to all VMMs: it learns of every end at once, reaps, ends what was started beside the
+//! VMM, and keeps the logs within their bounds. Nothing polls for an end; everybody else waits here for the news.
+//!
+//! ```text
+//!  keep ──► poll(pidfds) ──► VMM ended: reap, end its vsock device, tell ──► await_exit, observe
+//!                       └──► device ended first: the guest cannot be reached any more; the VMM is asked to end
+//! ```
+
+use super::console::{MAX_LOG_BYTES, keep_within};
+use super::process::Process;
+use engine::host::vmm::VmmExit;
+use model::SandboxId;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::process::Signal;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often logs are looked at while anything runs: a guest prints some 10 MiB a second at most.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// A killed process ends as soon as its pending I/O does.
+pub const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A VMM in our care.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub vmm: Arc<Process>,
+    pub vsock_device: Option<Arc<Process>>,
+    pub logs: Vec<PathBuf>,
+    pub exit: Option<VmmExit>,
+    device_lost: bool,
+}
+
+impl Kept {
+    pub fn new(vmm: Process, vsock_device: Option<Process>, logs: Vec<PathBuf>) -> Kept {
+        Kept { vmm: Arc::new(vmm), vsock_device: vsock_device.map(Arc::new), logs, exit: None, device_lost: false }
+    }
+}
+
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    ended: Condvar,
+    wake: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: HashMap<SandboxId, Kept>,
+    closing: bool,
+}
+
+impl Keeper {
+    pub fn start() -> io::Result<Keeper> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let shared = Arc::new(Shared { state: Mutex::default(), ended: Condvar::new(), wake });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("vmm-keeper".into()).spawn(move || theirs.run())?;
+        Ok(Keeper { shared, thread: Some(thread) })
+    }
+
+    pub fn keep(&self, id: &SandboxId, kept: Kept) {
+        self.shared.lock().kept.insert(id.clone(), kept);
+        self.shared.wake();
+    }
+
+    pub fn get(&self, id: &SandboxId) -> Option<Kept> {
+        self.shared.lock().kept.get(id).cloned()
+    }
+
+    /// The VMM is no longer ours to know of.
+    pub fn forget(&self, id: &SandboxId) {
+        self.shared.lock().kept.remove(id);
+        self.shared.ended.notify_all();
+    }
+
+    /// How the VMM ended; `None` once `patience` is over. One that is not kept (any more) has ended in silence.
+    pub fn await_exit(&self, id: &SandboxId, patience: Duration) -> Option<VmmExit> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.shared.lock();
+        loop {
+            match state.kept.get(id) {
+                None => return Some(VmmExit::default()),
+                Some(Kept { exit: Some(exit), .. }) => return Some(exit.clone()),
+                Some(Kept { exit: None, .. }) => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.shared.ended.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Keeper {
+    /// The thread goes, the VMMs stay: they outlive the daemon.
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // Fails only when the counter is full, and then the thread is woken already.
+        let _woken = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn run(&self) {
+        let mut logs_at = Instant::now();
+        loop {
+            let watched: Vec<(SandboxId, Kept)> = {
+                let state = self.lock();
+                if state.closing {
+                    return;
+                }
+                let alive = state.kept.iter().filter(|(_, kept)| kept.exit.is_none());
+                alive.map(|(id, kept)| (id.clone(), kept.clone())).collect()
+            };
+            self.await_news(&watched);
+            for (id, kept) in &watched {
+                self.look_at(id, kept);
+            }
+            if logs_at.elapsed() >= LOG_INTERVAL {
+                watched.iter().for_each(|(_, kept)| bound_logs(kept));
+                logs_at = Instant::now();
+            }
+        }
+    }
+
+    fn await_news(&self, watched: &[(SandboxId, Kept)]) {
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        for (_, kept) in watched {
+            fds.push(PollFd::from_borrowed_fd(kept.vmm.as_fd(), PollFlags::IN));
+            let device = kept.vsock_device.as_deref().filter(|_| !kept.device_lost);
+            fds.extend(device.map(|device| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)));
+        }
+        // With nothing to watch there are no logs to bound either: sleep until somebody comes.
+        let patience = Timespec { tv_sec: LOG_INTERVAL.as_secs() as i64, tv_nsec: 0 };
+        let _count = poll(&mut fds, (!watched.is_empty()).then_some(&patience));
+        let _read = rustix::io::read(&self.wake, &mut [0u8; 8]);
+    }
+
+    fn look_at(&self, id: &SandboxId, kept: &Kept) {
+        if kept.vmm.has_ended() {
+            let exit = kept.vmm.reap();
+            tracing::info!(vm = %id, pid = kept.vmm.identity.pid, ?exit, "the VMM has ended");
+            if let Some(device) = &kept.vsock_device
+                && !device.kill(KILL_PATIENCE)
+            {
+                tracing::warn!(vm = %id, pid = device.identity.pid, "the vsock device does not end");
+            }
+            self.update(id, kept, |kept| kept.exit = Some(exit));
+            self.ended.notify_all();
+        } else if !kept.device_lost && kept.vsock_device.as_deref().is_some_and(Process::has_ended) {
+            tracing::warn!(vm = %id, "the vsock device has ended; its VMM is asked to end too");
+            // QEMU ends in order on SIGTERM: what the guest has written is on its disks.
+            drop(kept.vmm.signal(Signal::TERM));
+            self.update(id, kept, |kept| kept.device_lost = true);
+        }
+    }
+
+    /// Unless another VMM has taken the place meanwhile.
+    fn update(&self, id: &SandboxId, seen: &Kept, change: impl FnOnce(&mut Kept)) {
+        if let Some(kept) = self.lock().kept.get_mut(id).filter(|kept| Arc::ptr_eq(&kept.vmm, &seen.vmm)) {
+            change(kept);
+        }
+    }
+}
+
+fn bound_logs(kept: &Kept) {
+    for log in &kept.logs {
+        if let Err(error) = keep_within(log, MAX_LOG_BYTES) {
+            tracing::warn!(log = %log.display(), %error, "cannot bound a log");
+        }
+    }
+}
