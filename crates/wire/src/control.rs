@@ -24,6 +24,8 @@
 //! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
 //! | `GET /v1/images`, `GET /v1/kernels` | – | [`ImageList`], [`KernelList`] |
 //! | `POST /v1/images/{name}/pull`, `POST /v1/kernels/{name}/pull` | – | stream, result [`ImageFacts`] / [`KernelFacts`] |
+//! | `POST /v1/images/{name}/import` | [`ImageImport`] | stream, result [`ImageFacts`] |
+//! | `PUT /v1/kernels/{name}` | [`KernelImport`] | stream, result [`KernelFacts`] |
 //! | `DELETE /v1/images/{name}`, `DELETE /v1/kernels/{name}` | – | 204 |
 //! | `GET /v1/openapi.json` | – | the OpenAPI document |
 //! | `GET /metrics` | – | Prometheus text |

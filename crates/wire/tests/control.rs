@@ -208,6 +208,13 @@ fn images_and_kernels_keep_their_golden_shape() {
         source: "linux-image-cloud-amd64".into(),
     };
     check("kernel_list", &KernelList { kernels: vec![kernel] });
+    check_request("image_import", &ImageImport { path: "/tmp/rootfs.tar.zst".into() });
+    let import = KernelImport {
+        vmlinux: "/boot/vmlinux".into(),
+        boot_args: "pci=off quiet".into(),
+        modules: word("/lib/modules/6.1.0-40-cloud-amd64"),
+    };
+    check_request("kernel_import", &import);
 }
 
 #[test]

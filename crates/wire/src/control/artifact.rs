@@ -44,3 +44,24 @@ pub struct KernelFacts {
     pub created_at_ns: u64,
     pub source: String,
 }
+
+/// A root file system to make an image of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ImageImport {
+    /// Absolute path on the host of a tar archive: plain, gzip or zstd.
+    pub path: String,
+}
+
+/// A kernel to register.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct KernelImport {
+    /// Absolute path on the host of an ELF `vmlinux` or a bzImage.
+    pub vmlinux: String,
+    /// Words this kernel needs on its command line.
+    pub boot_args: String,
+    /// Absolute path on the host of a folder with modules (`lib/modules/<version>`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<String>,
+}
