@@ -63,7 +63,12 @@ impl Session {
         let (output, unread) = output::pump();
         let reader = tokio::spawn(read(incoming, output));
         let ended = watch(outgoing, reader, unread, left, has_terminal).await;
+        let was_raw = raw.is_some();
         drop(raw);
+        if was_raw && matches!(ended, Ok(Ok(Ended::Left(_)))) {
+            // The guest's prompt stands where our words would begin.
+            crate::render::note("");
+        }
         ended?.map_err(|error| lost(&vm, error))
     }
 }

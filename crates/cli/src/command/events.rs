@@ -43,7 +43,11 @@ async fn follow(context: &Context, mut events: Lines) -> Outcome {
 }
 
 fn text(change: &StateChange) -> String {
-    let from = change.from.as_deref().unwrap_or("nothing");
-    let to = change.to.as_deref().unwrap_or("gone");
-    format!("{}  {}  {from} -> {to}\n", time::moment(change.at_ns), change.vm_name)
+    let way = match (&change.from, &change.to) {
+        (None, None) => "gone".to_owned(),
+        (None, Some(to)) => to.clone(),
+        (Some(from), Some(to)) => format!("{from} -> {to}"),
+        (Some(from), None) => format!("{from} -> gone"),
+    };
+    format!("{}  {}  {way}\n", time::moment(change.at_ns), change.vm_name)
 }

@@ -1,6 +1,8 @@
-//! The events of long work on stderr: a moving line where a person looks, one plain line per stage elsewhere.
+//! The events of long work on stderr: a moving line where a person looks, one plain line per stage elsewhere. Work of
+//! less than a second leaves no trace: nobody waited for it.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wire::control::Event;
 
@@ -10,6 +12,11 @@ pub enum Style {
     Lines,
     Silent,
 }
+
+/// One second: whoever waits longer wants to know what for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// 100 ms: smooth enough, and no burden on a slow link.
+const TICK: Duration = Duration::from_millis(100);
 
 /// All lines of one command; each piece of work has its own.
 pub struct Board {
@@ -29,25 +36,27 @@ impl Board {
     /// A line for one piece of work; `subject` is put before it where there are several.
     pub fn line(&self, subject: Option<&str>) -> Line {
         let prefix = subject.map(|subject| format!("{subject}: ")).unwrap_or_default();
-        let bar = (self.style == Style::Animated).then(|| {
-            let bar = self.bars.add(ProgressBar::no_length());
-            bar.set_prefix(prefix.clone());
-            bar.set_style(stage_style());
-            bar
-        });
-        Line { style: self.style, bars: self.bars.clone(), bar, prefix }
+        let how = match self.style {
+            Style::Animated => How::Animated(Mutex::new(None)),
+            Style::Lines => How::Lines(Plain::begin()),
+            Style::Silent => How::Silent,
+        };
+        Line { bars: self.bars.clone(), prefix, how }
     }
 }
 
 pub struct Line {
-    style: Style,
     bars: MultiProgress,
-    bar: Option<ProgressBar>,
     prefix: String,
+    how: How,
 }
 
-/// 100 ms: smooth enough, and no burden on a slow link.
-const TICK: Duration = Duration::from_millis(100);
+enum How {
+    /// Made with the first stage, so that an answer that comes at once draws nothing.
+    Animated(Mutex<Option<ProgressBar>>),
+    Lines(Plain),
+    Silent,
+}
 
 impl Line {
     pub fn event<T>(&self, event: &Event<T>) {
@@ -60,19 +69,23 @@ impl Line {
     }
 
     fn stage(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => {
+        match &self.how {
+            How::Animated(bar) => {
+                let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
+                let bar = bar.get_or_insert_with(|| self.bars.add(hidden_bar(&self.prefix)));
                 bar.set_style(stage_style());
                 bar.set_message(text.to_owned());
                 bar.enable_steady_tick(TICK);
             }
-            None if self.style == Style::Lines => super::note(&format!("{}{text}", self.prefix)),
-            None => {}
+            How::Lines(plain) => plain.say(format!("{}{text}", self.prefix)),
+            How::Silent => {}
         }
     }
 
     fn progress(&self, done: u64, total: Option<u64>, unit: &str) {
-        let Some(bar) = &self.bar else { return };
+        let How::Animated(bar) = &self.how else { return };
+        let bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bar) = bar.as_ref() else { return };
         bar.set_style(progress_style(unit, total.is_some()));
         if let Some(total) = total {
             bar.set_length(total);
@@ -83,23 +96,74 @@ impl Line {
     /// Notes stay on the screen; they are worth it even where progress is not wanted.
     fn note(&self, text: &str) {
         let line = format!("{}{text}", self.prefix);
-        match self.style {
-            Style::Animated => {
+        match &self.how {
+            How::Animated(_) => {
                 // A lost stderr is nobody's loss.
                 let _ = self.bars.println(line);
             }
-            Style::Lines | Style::Silent => super::note(&line),
+            How::Lines(_) | How::Silent => super::note(&line),
         }
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
+        if let How::Animated(bar) = &self.how
+            && let Some(bar) = bar.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
             bar.finish_and_clear();
-            self.bars.remove(bar);
+            self.bars.remove(&bar);
         }
     }
+}
+
+/// Stages as lines: held back while patience lasts, then the current one, then each as it comes.
+struct Plain {
+    state: Arc<Mutex<Patience>>,
+    waiting: tokio::task::JoinHandle<()>,
+}
+
+enum Patience {
+    Lasts { stage: Option<String> },
+    IsOver,
+}
+
+impl Plain {
+    fn begin() -> Self {
+        let state = Arc::new(Mutex::new(Patience::Lasts { stage: None }));
+        let shared = state.clone();
+        let waiting = tokio::spawn(async move {
+            tokio::time::sleep(PATIENCE).await;
+            let before = std::mem::replace(&mut *lock(&shared), Patience::IsOver);
+            if let Patience::Lasts { stage: Some(stage) } = before {
+                super::note(&stage);
+            }
+        });
+        Plain { state, waiting }
+    }
+
+    fn say(&self, line: String) {
+        match &mut *lock(&self.state) {
+            Patience::Lasts { stage } => *stage = Some(line),
+            Patience::IsOver => super::note(&line),
+        }
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.waiting.abort();
+    }
+}
+
+fn lock(state: &Mutex<Patience>) -> std::sync::MutexGuard<'_, Patience> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hidden_bar(prefix: &str) -> ProgressBar {
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+        .with_style(stage_style())
+        .with_prefix(prefix.to_owned())
 }
 
 fn stage_style() -> ProgressStyle {
