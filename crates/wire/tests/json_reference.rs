@@ -33,9 +33,9 @@ exit status tells of it, too.
 | `vm stats` | array of Stats; with `--watch` one Stats a line |
 | `vm ports` | array of PortRow |
 | `image list` | array of ImageFacts |
-| `image show`, `image pull` | ImageFacts |
+| `image show`, `image pull`, `image import` | ImageFacts |
 | `kernel list` | array of KernelFacts |
-| `kernel pull` | KernelFacts |
+| `kernel pull`, `kernel import` | KernelFacts |
 | `daemon status`, `daemon start` | DaemonStatus |
 | `doctor` | Doctor |
 | `history` | array of OperationFacts |

@@ -1,5 +1,6 @@
 //! `banger image`.
 
+use super::values::absolute;
 use super::{Context, complete};
 use crate::client::Path;
 use crate::failure::{Failure, Outcome};
@@ -9,8 +10,11 @@ use crate::render::{self, json, table, time};
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
 use hyper::Method;
+use model::ImageName;
+use serde::Serialize;
+use std::path::PathBuf;
 use wire::FaultKind;
-use wire::control::{ImageFacts, ImageList};
+use wire::control::{ImageFacts, ImageImport, ImageList};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -23,6 +27,9 @@ pub enum ImageCommand {
     /// Fetch or build an image
     #[command(after_help = "Example:\n  banger image pull debian-bookworm")]
     Pull(NamedArgs),
+    /// Make an image from a tar archive of a root file system
+    #[command(after_help = "Example:\n  banger image import mine ./rootfs.tar.zst")]
+    Import(ImportArgs),
     /// Delete images that no sandbox uses
     #[command(visible_alias = "rm", after_help = "Example:\n  banger image delete old-one")]
     Delete(ManyArgs),
@@ -33,6 +40,16 @@ pub struct NamedArgs {
     /// The image: a name, or a reference to one in a registry
     #[arg(value_name = "IMAGE", add = ArgValueCandidates::new(complete::images))]
     pub image: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// What to call it
+    #[arg(value_name = "NAME")]
+    pub name: ImageName,
+    /// The archive: plain, gzip or zstd
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +64,7 @@ pub async fn run(context: &Context, command: ImageCommand) -> Outcome {
         ImageCommand::List => list(context).await,
         ImageCommand::Show(args) => show(context, &args.image).await,
         ImageCommand::Pull(args) => pull(context, &args.image).await,
+        ImageCommand::Import(args) => import(context, args).await,
         ImageCommand::Delete(args) => delete(context, args.images).await,
     }
 }
@@ -88,9 +106,17 @@ fn everything(image: &ImageFacts) -> String {
 }
 
 async fn pull(context: &Context, name: &str) -> Outcome {
+    make(context, Path::new("/v1/images").then(name).then("pull"), &()).await
+}
+
+async fn import(context: &Context, args: ImportArgs) -> Outcome {
+    let request = ImageImport { path: absolute(&args.file)? };
+    make(context, Path::new("/v1/images").then(args.name.as_str()).then("import"), &request).await
+}
+
+async fn make<B: Serialize>(context: &Context, path: Path, request: &B) -> Outcome {
     let line = Board::new(context.output.progress()).line(None);
-    let path = Path::new("/v1/images").then(name).then("pull");
-    let image: ImageFacts = context.client.work(Method::POST, path, &(), |event| line.event(event)).await?;
+    let image: ImageFacts = context.client.work(Method::POST, path, request, |event| line.event(event)).await?;
     drop(line);
     if context.output.json { json::document(&image) } else { render::data(&format!("{}\n", image.name)) }
 }

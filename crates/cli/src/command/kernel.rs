@@ -1,5 +1,6 @@
 //! `banger kernel`.
 
+use super::values::absolute;
 use super::{Context, complete};
 use crate::client::Path;
 use crate::failure::Outcome;
@@ -8,7 +9,10 @@ use crate::render::{self, json, table};
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
 use hyper::Method;
-use wire::control::{KernelFacts, KernelList};
+use model::KernelName;
+use serde::Serialize;
+use std::path::PathBuf;
+use wire::control::{KernelFacts, KernelImport, KernelList};
 
 #[derive(Debug, Subcommand)]
 pub enum KernelCommand {
@@ -18,6 +22,9 @@ pub enum KernelCommand {
     /// Fetch a kernel
     #[command(after_help = "Example:\n  banger kernel pull debian-cloud")]
     Pull(NamedArgs),
+    /// Register a kernel that lies on this machine
+    #[command(after_help = "Example:\n  banger kernel import mine ./vmlinux --modules ./lib/modules/6.6.1")]
+    Import(ImportArgs),
     /// Delete kernels that no image uses
     #[command(visible_alias = "rm", after_help = "Example:\n  banger kernel delete old-one")]
     Delete(ManyArgs),
@@ -31,6 +38,22 @@ pub struct NamedArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// What to call it
+    #[arg(value_name = "NAME")]
+    pub name: KernelName,
+    /// The kernel: an ELF `vmlinux` or a bzImage
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Pass these words on its command line
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    pub boot_args: String,
+    /// Take its modules from this folder (`lib/modules/VERSION`)
+    #[arg(long, value_name = "FOLDER")]
+    pub modules: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct ManyArgs {
     /// The kernels
     #[arg(value_name = "KERNEL", required = true, add = ArgValueCandidates::new(complete::kernels))]
@@ -41,6 +64,7 @@ pub async fn run(context: &Context, command: KernelCommand) -> Outcome {
     match command {
         KernelCommand::List => list(context).await,
         KernelCommand::Pull(args) => pull(context, &args.kernel).await,
+        KernelCommand::Import(args) => import(context, args).await,
         KernelCommand::Delete(args) => super::fleet::delete_artifacts(context, "/v1/kernels", args.kernels).await,
     }
 }
@@ -56,9 +80,18 @@ async fn list(context: &Context) -> Outcome {
 }
 
 async fn pull(context: &Context, name: &str) -> Outcome {
+    make(context, Method::POST, Path::new("/v1/kernels").then(name).then("pull"), &()).await
+}
+
+async fn import(context: &Context, args: ImportArgs) -> Outcome {
+    let modules = args.modules.as_deref().map(absolute).transpose()?;
+    let request = KernelImport { vmlinux: absolute(&args.file)?, boot_args: args.boot_args, modules };
+    make(context, Method::PUT, Path::new("/v1/kernels").then(args.name.as_str()), &request).await
+}
+
+async fn make<B: Serialize>(context: &Context, method: Method, path: Path, request: &B) -> Outcome {
     let line = Board::new(context.output.progress()).line(None);
-    let path = Path::new("/v1/kernels").then(name).then("pull");
-    let kernel: KernelFacts = context.client.work(Method::POST, path, &(), |event| line.event(event)).await?;
+    let kernel: KernelFacts = context.client.work(method, path, request, |event| line.event(event)).await?;
     drop(line);
     if context.output.json { json::document(&kernel) } else { render::data(&format!("{}\n", kernel.name)) }
 }

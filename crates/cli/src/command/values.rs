@@ -1,7 +1,10 @@
 //! Values that several verbs read from the command line.
 
+use crate::failure::{Failure, Outcome};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
+use wire::FaultKind;
 
 /// `KEY=VALUE`, split at the first `=`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,13 @@ pub fn span(given: &str) -> Result<Duration, String> {
 /// A span, or `off`, which is zero.
 pub fn span_or_off(given: &str) -> Result<Duration, String> {
     if given == "off" { Ok(Duration::ZERO) } else { span(given) }
+}
+
+/// A path as the daemon needs it, which stands in another folder. Whether it exists is for the daemon to say.
+pub fn absolute(path: &Path) -> Outcome<String> {
+    let refuse = |why: String| Failure::new(FaultKind::Invalid, format!("cannot use `{}`: {why}", path.display()));
+    let absolute = std::path::absolute(path).map_err(|error| refuse(error.to_string()))?;
+    absolute.into_os_string().into_string().map_err(|_| refuse("its name is not UTF-8".into()))
 }
 
 #[cfg(test)]
