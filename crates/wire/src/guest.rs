@@ -9,6 +9,8 @@
 //! | `GET /ports` | [`Ports`] |
 //! | `GET /exec` | WebSocket, see below |
 //! | `GET /stream?port=N` or `?path=/run/x.sock` | `101 Switching Protocols`, then bytes, see below |
+//! | `GET /stream?ticket=T` | the same with a connection that `/listen` announced |
+//! | `GET /listen?port=N`, `?socket=true` | `101 Switching Protocols`, then [`ListenEvent`]s, see below |
 //! | `PUT /files?path=P` | body is a tar archive, unpacked below the folder `P` (made when missing) → 204 |
 //! | `GET /files?path=P` | answers a tar archive of `P`, see below |
 //! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
@@ -27,6 +29,12 @@
 //!
 //! **Stream.** The request carries `Connection: Upgrade` and `Upgrade: `[`STREAM_UPGRADE`]; after the 101 each direction
 //! ends by itself (a half-closed connection stays half-closed).
+//!
+//! **Listen.** Upgraded as a stream is. The guest listens on the TCP port (0: any free one; on loopback, or on every address
+//! with `everywhere=true`), or on a Unix socket (`path=P`, else one of the agent's choosing in a folder that only `user=U`
+//! enters). It writes one [`ListenEvent`] a line: first what it bound, then each connection with a ticket, which the host
+//! takes up with `GET /stream?ticket=T` within [`TICKET_SECONDS`]. The socket is gone when the call ends. So no two
+//! connections share a flow, and none needs the guest to reach the host.
 //!
 //! **Files.** The archive of `P` names its entries from the last component of `P` on (`/etc/apt` → `apt/`, `apt/sources.list`; `/` → `./`), stays
 //! on one file system, keeps modes, owners, times, symbolic and hard links, and leaves sockets out. An entry that would
@@ -53,6 +61,9 @@ pub const EXEC_HANGUP_GRACE_MS: u64 = 2000;
 
 /// The protocol named in `Upgrade:` of `GET /stream`.
 pub const STREAM_UPGRADE: &str = "tcp";
+
+/// 10 s: how long a connection that `GET /listen` announced waits for the host to take it up.
+pub const TICKET_SECONDS: u64 = 10;
 
 pub const CHANNEL_STDIN: u8 = 0;
 pub const CHANNEL_STDOUT: u8 = 1;
@@ -211,6 +222,24 @@ pub struct ListeningSocket {
     pub pid: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
+}
+
+/// One line of `GET /listen`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ListenEvent {
+    /// First, once: the port or the path that is listened on.
+    Bound {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+    },
+    /// A connection waits. `peer` is its address, empty for a Unix socket.
+    Accepted { ticket: String, peer: String },
+    /// From a newer agent; skipped.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What to run. Without `argv` the user's login shell runs.

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use wire::guest::{
-    Clock, DiskUse, ExecRequest, ExecStatus, GuestNetwork, Health, Identity, ListeningSocket, Metrics, Ports, Ready,
-    Shutdown, WindowSize,
+    Clock, DiskUse, ExecRequest, ExecStatus, GuestNetwork, Health, Identity, ListenEvent, ListeningSocket, Metrics,
+    Ports, Ready, Shutdown, WindowSize,
 };
 use wire::{Fault, FaultKind};
 
@@ -144,4 +144,12 @@ fn the_agents_own_numbers_are_part_of_the_promise() {
         [cmdline::ROOT, cmdline::INIT, cmdline::WORK, cmdline::POWER_OFF],
         ["banger.root", "banger.init", "banger.work", "banger.poweroff"]
     );
+}
+
+#[test]
+fn listening_keeps_its_shape() {
+    check("listen_bound_port", &ListenEvent::Bound { port: Some(8022), path: None });
+    check("listen_bound_socket", &ListenEvent::Bound { port: None, path: Some("/run/banger/ssh-1/agent".to_owned()) });
+    let peer = "127.0.0.1:40022".to_owned();
+    check("listen_accepted", &ListenEvent::Accepted { ticket: "9f86d081884c7d65".to_owned(), peer });
 }
