@@ -7,5 +7,8 @@
 //! ```
 //! A library with a thin `main`, so that tests serve the control API in-process on the simulated host.
 
+pub mod dns;
+pub mod guest_channel;
 pub mod host;
 pub mod layout;
+pub mod ssh;

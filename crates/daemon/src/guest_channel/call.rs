@@ -1,0 +1,82 @@
+//! One HTTP/1.1 call to an agent: an upgrade to a byte stream, or a JSON answer.
+
+use super::{ANSWER_LIMIT_BYTES, Guest, GuestError, GuestStream};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use wire::guest::STREAM_UPGRADE;
+use wire::{Fault, FaultKind};
+
+pub(super) async fn upgrade(guest: &Guest, target: &str) -> Result<GuestStream, GuestError> {
+    let request = Request::get(target).header(CONNECTION, "Upgrade").header(UPGRADE, STREAM_UPGRADE);
+    let response = send(guest, "stream", request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(refusal(guest, "stream", response).await);
+    }
+    let upgraded = hyper::upgrade::on(response).await.map_err(|source| guest.broken("stream", source))?;
+    Ok(Box::new(TokioIo::new(upgraded)))
+}
+
+pub(super) async fn get<T: DeserializeOwned>(guest: &Guest, call: &'static str, target: &str) -> Result<T, GuestError> {
+    let response = send(guest, call, Request::get(target)).await?;
+    if !response.status().is_success() {
+        return Err(refusal(guest, call, response).await);
+    }
+    let body = collect(guest, call, response).await?;
+    serde_json::from_slice(&body).map_err(|source| guest.broken(call, source))
+}
+
+/// The connection lives in a task of its own until both sides are done with it or the response is dropped.
+async fn send(
+    guest: &Guest,
+    call: &'static str,
+    request: hyper::http::request::Builder,
+) -> Result<Response<Incoming>, GuestError> {
+    let connection = guest.connect().await?;
+    let broken = |source: hyper::Error| guest.broken(call, source);
+    let (mut sender, driver) = http1::handshake(TokioIo::new(connection)).await.map_err(broken)?;
+    tokio::spawn(driver.with_upgrades());
+    let request = request.header(HOST, "guest").body(Empty::<Bytes>::new());
+    let request = request.map_err(|source| guest.broken(call, source))?;
+    sender.send_request(request).await.map_err(broken)
+}
+
+async fn refusal(guest: &Guest, call: &'static str, response: Response<Incoming>) -> GuestError {
+    let status = response.status();
+    let said = match collect(guest, call, response).await {
+        Ok(body) => serde_json::from_slice::<Fault>(&body).ok(),
+        Err(_) => None,
+    };
+    let unsaid = || Fault::new(FaultKind::Internal, format!("the agent answered `{call}` with {status}"));
+    GuestError::Refused { fault: said.unwrap_or_else(unsaid) }
+}
+
+async fn collect(guest: &Guest, call: &'static str, response: Response<Incoming>) -> Result<Bytes, GuestError> {
+    let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
+    Ok(body.map_err(|source| guest.broken(call, source))?.to_bytes())
+}
+
+/// Everything but the unreserved characters of RFC 3986 and `/`, which a query may carry.
+pub(super) fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => encoded.push(byte as char),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent_encode;
+
+    #[test]
+    fn a_query_value_cannot_leave_its_place() {
+        assert_eq!(percent_encode("/run/a b&port=1#x?ä"), "/run/a%20b%26port%3D1%23x%3F%C3%A4");
+    }
+}
