@@ -96,16 +96,23 @@ impl Client {
         self.send(Method::GET, path, &()).await.map(Lines::new)
     }
 
-    /// One request on a connection of its own; a fault in the answer is an error here.
+    /// One request on a connection of its own; a fault in the answer is an error here. A question may be put twice:
+    /// the daemon that took the connection may just have been ending.
     async fn send<B: Serialize>(
         &self,
         method: Method,
         path: Path,
         body: &B,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = self.connect().await?;
-        let request = request(method, &path, body)?;
-        let response = exchange(stream, request).await?;
+        if path.is_void() {
+            return Err(ClientError::Nameless);
+        }
+        let may_repeat = method == Method::GET;
+        let question = request(method, &path, body)?;
+        let response = match exchange(self.connect().await?, question.clone()).await {
+            Err(ClientError::Transport(_)) if may_repeat => exchange(self.connect().await?, question).await?,
+            answered => answered?,
+        };
         if response.status().is_success() { Ok(response) } else { Err(body::fault(response).await) }
     }
 }

@@ -227,16 +227,15 @@ impl Signals {
 /// The connection went before the status came: the guest or its VMM is gone, or the agent.
 fn lost(vm: &str, error: ClientError) -> Failure {
     match error {
+        // What was attempted stands in our sentence already.
+        ClientError::Broken => gone(vm).into(),
         ClientError::Fault(fault) => fault.into(),
-        other => {
-            let message = format!("lost the command in `{vm}`: the guest went away before the command ended");
-            Fault::new(FaultKind::GuestSilent, message)
-                .with_cause(other.to_string())
-                .with_sources(&other)
-                .with_hint(format!(
-                    "`banger vm show {vm}` tells what became of it, `banger vm logs {vm}` its last words"
-                ))
-                .into()
-        }
+        other => gone(vm).with_cause(other.to_string()).with_sources(&other).into(),
     }
+}
+
+fn gone(vm: &str) -> Fault {
+    let message = format!("lost the command in `{vm}`: the guest went away before the command ended");
+    Fault::new(FaultKind::GuestSilent, message)
+        .with_hint(format!("`banger vm show {vm}` tells what became of it, `banger vm logs {vm}` its last words"))
 }

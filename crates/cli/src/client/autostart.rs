@@ -100,6 +100,7 @@ fn judge(word: &str) -> Result<(), ClientError> {
 
 fn not_spawned(program: &std::path::Path, error: &io::Error) -> ClientError {
     let reason = match error.kind() {
+        io::ErrorKind::NotFound if program.is_absolute() => format!("`{}` is not there", program.display()),
         io::ErrorKind::NotFound => {
             format!("`{}` is not there: neither beside `banger` nor on PATH", program.display())
         }

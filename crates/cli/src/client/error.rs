@@ -10,6 +10,8 @@ pub enum ClientError {
     /// The daemon's own words.
     #[error("{0}")]
     Fault(Fault),
+    #[error("an empty name names nothing")]
+    Nameless,
     #[error("bangerd is not running: nobody listens on {}", socket.display())]
     NotRunning { socket: PathBuf },
     #[error("cannot connect to bangerd on {}", socket.display())]
@@ -24,6 +26,8 @@ pub enum ClientError {
     Broken,
     #[error("lost the connection to bangerd")]
     Transport(#[source] hyper::Error),
+    #[error("the conversation with the guest broke off: {0}")]
+    Conversation(String),
     #[error("bangerd answered with something that is no answer: {0}")]
     Http(String),
     #[error("cannot read the answer of bangerd")]
@@ -34,12 +38,13 @@ impl ClientError {
     pub fn into_fault(self) -> Fault {
         let (kind, hint) = match &self {
             ClientError::Fault(fault) => return fault.clone(),
+            ClientError::Nameless => (FaultKind::Invalid, Some("`banger vm list` shows the names there are")),
             ClientError::NotRunning { .. } => (FaultKind::Refused, Some("`banger daemon start` starts it")),
             ClientError::Connect { .. } => (FaultKind::HostUnfit, None),
             ClientError::Start { .. } => (FaultKind::HostUnfit, Some("run `bangerd` by hand to see what it says")),
             ClientError::Stranger { .. } => (FaultKind::Refused, Some("set `BANGER_SOCKET` if you mean that one")),
             ClientError::NoAnswer { .. } => (FaultKind::TimedOut, None),
-            ClientError::Broken | ClientError::Transport(_) => {
+            ClientError::Broken | ClientError::Transport(_) | ClientError::Conversation(_) => {
                 (FaultKind::Internal, Some("`banger daemon status` names its log file"))
             }
             ClientError::Http(_) | ClientError::Json(_) => {

@@ -9,12 +9,13 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub struct Path {
     text: String,
     queried: bool,
+    void: bool,
 }
 
 impl Path {
     /// A path of ours, taken as it is.
     pub fn new(text: &str) -> Self {
-        Path { text: text.to_owned(), queried: false }
+        Path { text: text.to_owned(), queried: false, void: false }
     }
 
     /// `/v1/vms/<reference>`.
@@ -25,6 +26,7 @@ impl Path {
     /// One more segment.
     pub fn then(mut self, segment: &str) -> Self {
         self.text.push('/');
+        self.void |= segment.is_empty();
         // A lone dot would be taken for "here" by anything that normalizes paths.
         match segment {
             "." => self.text.push_str("%2E"),
@@ -41,6 +43,11 @@ impl Path {
         self.text.push('=');
         self.text.extend(utf8_percent_encode(value, ESCAPED));
         self
+    }
+
+    /// An empty name would make it another path.
+    pub fn is_void(&self) -> bool {
+        self.void
     }
 
     pub fn as_str(&self) -> &str {

@@ -18,9 +18,11 @@ pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 impl Client {
     /// Opens the conversation with the agent of a sandbox; the first frame is the caller's.
     pub async fn exec(&self, reference: &str) -> Result<Socket, ClientError> {
-        let stream = self.connect().await?;
         let key = generate_key();
         let path = Path::vm(reference).then("exec");
+        if path.is_void() {
+            return Err(ClientError::Nameless);
+        }
         let request = Request::get(path.as_str())
             .header("host", "bangerd")
             .header("connection", "upgrade")
@@ -29,7 +31,7 @@ impl Client {
             .header("sec-websocket-key", &key)
             .body(Full::new(Bytes::new()))
             .map_err(|error| ClientError::Http(error.to_string()))?;
-        let response = exchange(stream, request).await?;
+        let response = exchange(self.connect().await?, request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(body::fault(response).await);
         }

@@ -38,8 +38,11 @@ pub struct RunArgs {
     #[arg(long)]
     pub rm: bool,
     /// Print its name and return once it runs
-    #[arg(short, long, conflicts_with_all = ["rm", "command", "tty"])]
+    #[arg(short, long, conflicts_with_all = ["rm", "command", "tty", "interactive"])]
     pub detach: bool,
+    /// Pass stdin on even if it is not piped
+    #[arg(short, long)]
+    pub interactive: bool,
     /// Give the command a terminal
     #[arg(short, long)]
     pub tty: bool,
@@ -50,7 +53,7 @@ pub struct RunArgs {
 }
 
 pub async fn run(context: &Context, args: RunArgs) -> Outcome {
-    let exec = exec::request(args.command, args.env, args.tty, false)?;
+    let exec = exec::request(args.command, args.env, args.tty, args.interactive)?;
     let request = CreateRequest { ephemeral: args.rm, ..args.spec.request() };
     if request.dry_run {
         return create::show_plan(context, &request).await;

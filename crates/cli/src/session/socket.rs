@@ -6,7 +6,8 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use wire::guest::{
     CHANNEL_CLOSE, CHANNEL_RESIZE, CHANNEL_SIGNAL, CHANNEL_STATUS, CHANNEL_STDERR, CHANNEL_STDIN, CHANNEL_STDOUT,
     ExecRequest, ExecStatus, WindowSize,
@@ -142,6 +143,11 @@ impl Incoming {
     }
 }
 
-fn broken(error: tokio_tungstenite::tungstenite::Error) -> ClientError {
-    ClientError::Http(error.to_string())
+fn broken(error: Error) -> ClientError {
+    match error {
+        Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => ClientError::Broken,
+        other => ClientError::Conversation(other.to_string()),
+    }
 }
