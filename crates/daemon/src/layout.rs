@@ -6,7 +6,7 @@
 //!   vms/<id>/              root.ext4 work.ext4 console.log vmm.log lock
 //!   images/<name>/         rootfs.ext4 work-seed.ext4 manifest.json
 //!   kernels/<name>/        vmlinux initramfs-<agent>.cpio modules/ manifest.json
-//!   templates/             empty file systems, one per size
+//!   templates/             <label>-<bytes>.ext4: empty file systems, one per size
 //! runtime  sockets and what names a running process; gone at reboot   the rule of `model::paths`
 //!   bangerd.sock
 //!   vm/<id>/               machine.json vsock.sock vsock.sock_<port> api.sock qmp.sock
@@ -186,9 +186,9 @@ impl Layout {
     pub fn templates(&self) -> PathBuf {
         self.state.join("templates")
     }
-    /// An empty file system of exactly this size; disks are cloned from it.
-    pub fn disk_template(&self, size: ByteSize) -> PathBuf {
-        self.templates().join(format!("empty-{}.ext4", size.bytes()))
+    /// An empty file system of exactly this size; disks are cloned from it. `label` is a plain word.
+    pub fn disk_template(&self, label: &'static str, size: ByteSize) -> PathBuf {
+        self.templates().join(format!("{label}-{}.ext4", size.bytes()))
     }
 
     pub fn control_socket(&self) -> &Path {

@@ -446,9 +446,12 @@ pub(in crate::host) fn lock_disks(layout: &Layout, id: &SandboxId) -> Result<Fil
     }
 }
 
-/// False when one of them does not end.
+/// All at once, then one after the other; false when one of them does not end.
 fn end_all(processes: impl IntoIterator<Item = Option<Process>>) -> bool {
-    processes.into_iter().flatten().fold(true, |ended, process| process.kill(KILL_PATIENCE) && ended)
+    let processes: Vec<Process> = processes.into_iter().flatten().collect();
+    processes.iter().for_each(|process| drop(process.signal(Signal::KILL)));
+    let stuck = processes.iter().filter(|process| !process.kill(KILL_PATIENCE));
+    stuck.count() == 0
 }
 
 fn remove_folder(path: &Path) -> io::Result<Change> {
