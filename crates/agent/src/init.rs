@@ -21,6 +21,7 @@
 
 mod cmdline;
 mod device;
+mod fstab;
 mod modules;
 mod mounts;
 mod root;
@@ -99,6 +100,7 @@ fn boot() -> Result<std::convert::Infallible, InitError> {
     mounts::mount_run(root)?;
     if systemd.is_some() {
         systemd::install_agent(root)?;
+        fstab::install(root)?;
     }
     if words.root != RootKind::Initramfs {
         root::switch_to(root)?;

@@ -6,6 +6,7 @@
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -62,6 +63,7 @@ async fn apply(handle: &Handle, plan: &Plan) -> Result<(), Fault> {
     for &(address, prefix) in &plan.addresses {
         add_address(handle, link, address, prefix).await?;
     }
+    drop_other_default_routes(handle, link, &plan.gateways).await?;
     for &gateway in &plan.gateways {
         add_default_route(handle, link, gateway).await?;
     }
@@ -115,6 +117,38 @@ async fn add_address(handle: &Handle, link: u32, address: IpAddr, prefix: u8) ->
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     request.execute().await.map_err(told(&format!("add the address {address}/{prefix}")))
+}
+
+/// Default routes that an earlier call made, by their mark `static`; what a router announced is the kernel's.
+async fn drop_other_default_routes(handle: &Handle, link: u32, wanted: &[IpAddr]) -> Result<(), Fault> {
+    let families = [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+    let mut leaving = Vec::new();
+    for family in families {
+        let mut routes = handle.route().get(family).execute();
+        while let Some(route) = routes.try_next().await.map_err(told("list the routes"))? {
+            let ours = route.header.destination_prefix_length == 0
+                && route.header.protocol == RouteProtocol::Static
+                && route
+                    .attributes
+                    .iter()
+                    .any(|attribute| matches!(attribute, RouteAttribute::Oif(index) if *index == link));
+            if ours && !gateway_of(&route).is_some_and(|gateway| wanted.contains(&gateway)) {
+                leaving.push(route);
+            }
+        }
+    }
+    for route in leaving {
+        handle.route().del(route).execute().await.map_err(told("drop an old default route"))?;
+    }
+    Ok(())
+}
+
+fn gateway_of(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some((*gateway).into()),
+        RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => Some((*gateway).into()),
+        _ => None,
+    })
 }
 
 /// `onlink`: a gateway may lie outside of the address' prefix (a /32 on a routed tap).

@@ -22,6 +22,8 @@ const LAST_LINE: &str = "powering off";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// For the 202 to leave through the socket before processes are told to end.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
+/// Between two requests to a systemd that does not listen yet.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 /// What is left to the killed to vanish.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
@@ -45,22 +47,28 @@ pub fn begin(init: InitKind, grace: Duration) -> Result<(), Fault> {
             });
         }
         InitKind::Systemd => {
-            let asked = Command::new("systemctl")
-                .args(["--no-block", "poweroff"])
-                .env("PATH", crate::machine::PATH)
-                .stdin(Stdio::null())
-                .spawn();
-            if let Err(error) = asked {
-                console::say(&format!("cannot ask systemd to power off: {error}"));
-            }
-            // systemd ends us with everything else; who still sleeps here after the grace finds a systemd that hangs.
+            // systemd ends us with everything else; who is still here after the grace finds a systemd that hangs.
             std::thread::spawn(move || {
-                std::thread::sleep(grace);
+                let end = Instant::now() + grace;
+                while !systemd_powers_off() && Instant::now() < end {
+                    std::thread::sleep(ASK_EVERY);
+                }
+                std::thread::sleep(end.saturating_duration_since(Instant::now()));
                 finish(Ending::PowerOff)
             });
         }
     }
     Ok(())
+}
+
+/// False early in the boot: systemd does not listen yet.
+fn systemd_powers_off() -> bool {
+    let asked = Command::new("systemctl")
+        .args(["--no-block", "poweroff"])
+        .env("PATH", crate::machine::PATH)
+        .stdin(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
 }
 
 /// Ends everything, in order. May be called by PID 1 or by its server.

@@ -2,11 +2,12 @@
 //!
 //! Nothing is written to the image: units, masks and the binary live in the tmpfs on /run and are made anew at each boot.
 
-use super::{AGENT_IN_RUN, InitError};
-use std::ffi::CString;
+use super::{AGENT_IN_RUN, InitError, fstab};
 use std::fs::{self, create_dir_all};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 
 const UNITS: &str = "run/systemd/system";
 const UNIT: &str = "banger-agent.service";
@@ -135,14 +136,11 @@ fn link(target: &str, name: &Path) -> std::io::Result<()> {
 /// Becomes systemd. Comes back only with the reason why not.
 pub fn start(program: &Path) -> InitError {
     let failed = InitError::step(format!("start {}", program.display()));
-    let Ok(path) = CString::new(program.as_os_str().as_encoded_bytes()) else {
-        return failed(std::io::Error::from(std::io::ErrorKind::InvalidInput));
-    };
-    let arguments = [path.clone()];
-    match nix::unistd::execv(&path, &arguments) {
-        Ok(never) => match never {},
-        Err(error) => failed(std::io::Error::from(error)),
+    let mut command = Command::new(program);
+    if Path::new(fstab::COPY).exists() {
+        command.env("SYSTEMD_FSTAB", fstab::COPY);
     }
+    failed(command.exec())
 }
 
 #[cfg(test)]

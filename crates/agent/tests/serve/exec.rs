@@ -64,7 +64,6 @@ async fn a_signal_reaches_the_whole_process_group() {
     let (_, line) = session.frame().await.expect("a process id");
     let sleeper = format!("/proc/{}", String::from_utf8_lossy(&line).trim());
     assert!(Path::new(&sleeper).exists());
-    session.say(CHANNEL_SIGNAL, &[2]).await;
     session.say(CHANNEL_SIGNAL, &[15]).await;
     session.finish().await;
     wait_until("the sleeper lives on", || is_gone(&sleeper)).await;
