@@ -207,7 +207,8 @@ fn pack_tree(path: &Path, output: impl Write) -> io::Result<()> {
 impl<W: Write> Packer<W> {
     fn add(&mut self, path: &Path, name: &Path, facts: &Metadata) -> io::Result<()> {
         let kind = facts.file_type();
-        if facts.dev() != self.device || kind.is_socket() {
+        // Only a folder can lead to another file system, and on an overlay only folders show its own number.
+        if kind.is_socket() || kind.is_dir() && facts.dev() != self.device {
             return Ok(());
         }
         if kind.is_dir() {

@@ -33,12 +33,21 @@ pub fn assemble_overlay(work: WorkDisk) -> Result<&'static Path, InitError> {
     }
     let root = Path::new(NEW_ROOT);
     create_dir_all(root).map_err(InitError::step("make /newroot"))?;
-    let layers = c"lowerdir=/base,upperdir=/own/upper,workdir=/own/work";
-    mount("overlay", root, "overlay", MountFlags::empty(), Some(layers))
-        .map_err(InitError::step("mount the overlay root"))?;
+    mount_overlay(root).map_err(InitError::step("mount the overlay root"))?;
     bind_container_stores(root);
     mount_work_disk(work, "/dev/vdc", root)?;
     Ok(root)
+}
+
+/// With `xino`, files have one device number and lasting inode numbers; without it those of the lower layer show through,
+/// and `find -xdev`, `du` and backup tools take each file for another disk's. Not every pair of file systems allows it.
+fn mount_overlay(root: &Path) -> rustix::io::Result<()> {
+    let layers = [
+        c"lowerdir=/base,upperdir=/own/upper,workdir=/own/work,xino=auto",
+        c"lowerdir=/base,upperdir=/own/upper,workdir=/own/work",
+    ];
+    let try_one = |options: &CStr| mount("overlay", root, "overlay", MountFlags::empty(), Some(options));
+    try_one(layers[0]).or_else(|_| try_one(layers[1]))
 }
 
 /// One drive, written to directly.
