@@ -7,8 +7,24 @@
 //! ```
 //! A library with a thin `main`, so that tests serve the control API in-process on the simulated host.
 
+pub mod app;
+pub mod config;
+pub mod daemon;
+mod descriptor;
 pub mod dns;
+pub mod doctor;
+pub mod exec;
+#[cfg(test)]
+mod golden;
+pub mod guest;
 pub mod guest_channel;
 pub mod host;
+pub mod instance;
 pub mod layout;
+pub mod logging;
+pub mod process;
+pub mod server;
 pub mod ssh;
+pub mod watcher;
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

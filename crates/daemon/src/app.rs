@@ -1,0 +1,136 @@
+//! What every call to the daemon shares: the engine, the host under it, the owner's configuration, and the word that
+//! the daemon is to stop.
+
+use crate::config::Config;
+use crate::config::defaults::Defaults;
+use crate::layout::Layout;
+use engine::StateChange;
+use engine::host::Host;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use tokio::sync::{Semaphore, broadcast, watch};
+
+/// Operations of the engine at once; further ones wait. Boots are bounded by memory long before.
+pub const MAX_LONG_WORK: usize = 200;
+/// State changes kept for a slow reader of `/v1/events`.
+const EVENTS_KEPT: usize = 1024;
+
+/// What is under the seams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum HostKind {
+    /// This machine.
+    Real,
+    /// The engine's own small world in memory: no VM, no root, no network.
+    Sim,
+}
+
+impl HostKind {
+    pub const fn word(self) -> &'static str {
+        match self {
+            HostKind::Real => "real",
+            HostKind::Sim => "sim",
+        }
+    }
+}
+
+pub struct App {
+    pub engine: Arc<engine::Engine>,
+    pub host: Host,
+    pub kind: HostKind,
+    pub config: Config,
+    pub defaults: Defaults,
+    pub layout: Layout,
+    pub socket: PathBuf,
+    pub log_file: PathBuf,
+    pub started_at: u64,
+    pub library: Option<Arc<crate::host::images::Library>>,
+    pub long_work: Semaphore,
+    stopping: watch::Sender<bool>,
+    events: broadcast::Sender<StateChange>,
+}
+
+/// What [`App::new`] is made of.
+pub struct Parts {
+    pub engine: Arc<engine::Engine>,
+    pub host: Host,
+    pub kind: HostKind,
+    pub config: Config,
+    pub defaults: Defaults,
+    pub layout: Layout,
+    pub socket: PathBuf,
+    pub library: Option<Arc<crate::host::images::Library>>,
+}
+
+impl App {
+    pub fn new(parts: Parts) -> Arc<App> {
+        let Parts { engine, host, kind, config, defaults, layout, socket, library } = parts;
+        let started_at = host.clock.now();
+        let log_file = log_file(&layout);
+        let app = Arc::new(App {
+            engine,
+            host,
+            kind,
+            config,
+            defaults,
+            layout,
+            socket,
+            log_file,
+            started_at,
+            library,
+            long_work: Semaphore::new(MAX_LONG_WORK),
+            stopping: watch::Sender::new(false),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+        });
+        forward_events(&app);
+        app
+    }
+
+    /// Tells everything that serves to end; VMs run on.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Returns once the daemon is to stop.
+    pub async fn stopped(&self) {
+        // The sender lives as long as `self`, so the only end of this wait is the word.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
+    /// State changes from now on.
+    pub fn events(&self) -> broadcast::Receiver<StateChange> {
+        self.events.subscribe()
+    }
+}
+
+pub fn log_file(layout: &Layout) -> PathBuf {
+    layout.state().join("bangerd.log")
+}
+
+/// One thread carries the engine's blocking subscription over to everybody who listens here. It ends with the engine,
+/// which holds the sending side.
+fn forward_events(app: &Arc<App>) {
+    let mut changes = app.engine.subscribe();
+    let app: Weak<App> = Arc::downgrade(app);
+    let forward = move || loop {
+        while let Ok(change) = changes.recv() {
+            let Some(app) = app.upgrade() else { return };
+            tracing::info!(
+                vm = %change.name,
+                id = %change.id,
+                from = change.from.map(|state| state.word()),
+                to = change.to.map(|state| state.word()),
+                operation = change.operation.as_ref().map(|id| id.as_str()),
+                "state"
+            );
+            let _ = app.events.send(change);
+        }
+        // The engine let go of a subscriber that lagged, or is gone itself.
+        let Some(app) = app.upgrade() else { return };
+        changes = app.engine.subscribe();
+    };
+    std::thread::Builder::new().name("events".into()).spawn(forward).expect("the system has room for one more thread");
+}

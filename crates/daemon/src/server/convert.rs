@@ -1,0 +1,311 @@
+//! Between the wire and the engine: requests become validated types of `model`, the engine's records become answers.
+//! Every string a client sent passes through a type of `model` here, and nowhere else.
+
+use super::fault::Refusal;
+use crate::app::App;
+use crate::config::Config;
+use crate::config::defaults::Defaults;
+use engine::Sandbox;
+use engine::{Applied, Changes};
+use model::egress::{Egress, Outbound};
+use model::image_ref::ImageRef;
+use model::port::PortForward;
+use model::{ByteSize, ImageName, KernelName, SandboxName, SandboxSpec, Vcpus, VmmChoice};
+use std::fmt::Display;
+use std::str::FromStr;
+use wire::control as wire_control;
+use wire::control::{CreateRequest, OperationFacts, StepFacts};
+use wire::{Fault, FaultKind};
+
+/// More published ports, labels and opened networks than anyone types.
+const MAX_LIST: usize = 256;
+
+fn parse<T>(given: &str) -> Result<T, Refusal>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    given.parse().map_err(|error: T::Err| Refusal::invalid(error.to_string()))
+}
+
+fn parse_or<T>(given: &Option<String>, otherwise: impl FnOnce() -> T) -> Result<T, Refusal>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    given.as_deref().map_or_else(|| Ok(otherwise()), parse)
+}
+
+/// What a person asked for, with every default filled in.
+pub fn spec(request: &CreateRequest, app: &App) -> Result<SandboxSpec, Refusal> {
+    let (config, defaults) = (&app.config, &app.defaults);
+    bounded("ports", request.ports.len())?;
+    bounded("labels", request.labels.len())?;
+    bounded("allow_networks", request.allow_networks.len())?;
+    let image = image(request, defaults)?;
+    let spec = SandboxSpec {
+        name: parse_or(&request.name, || free_name(app))?,
+        kernel: parse_or(&request.kernel, || kernel_of(&image, app))?,
+        image,
+        vmm: parse_or(&request.vmm, || VmmChoice::Auto)?,
+        vcpus: vcpus(request.vcpus)?.unwrap_or(defaults.vcpus.value),
+        memory: request.memory_bytes.map_or(defaults.memory.value, ByteSize::from_bytes),
+        disk_size: request.disk_bytes.map_or(defaults.disk_size.value, ByteSize::from_bytes),
+        root_size: request.root_bytes.map_or(defaults.root_size.value, ByteSize::from_bytes),
+        init: parse_or(&request.init, || model::InitMode::Auto)?,
+        egress: Egress {
+            outbound: request.outbound.as_deref().map_or(Ok(Outbound::Nat), outbound)?,
+            allow_networks: request.allow_networks.clone(),
+        },
+        ports: request.ports.iter().map(|port| parse::<PortForward>(port)).collect::<Result<_, _>>()?,
+        labels: request.labels.clone(),
+        restart: parse_or(&request.restart, || defaults.restart.value)?,
+        stop_when_idle_s: request.stop_when_idle_s.or_else(|| idle_default(config)),
+        ephemeral: request.ephemeral,
+    };
+    spec.validate().map_err(|error| Refusal::invalid(error.to_string()))?;
+    Ok(spec)
+}
+
+fn bounded(what: &str, count: usize) -> Result<(), Refusal> {
+    match count > MAX_LIST {
+        true => Err(Refusal::invalid(format!("{count} {what} are too many: {MAX_LIST} are allowed"))),
+        false => Ok(()),
+    }
+}
+
+fn image(request: &CreateRequest, defaults: &Defaults) -> Result<ImageName, Refusal> {
+    let Some(given) = &request.image else {
+        return Ok(defaults.image.value.clone());
+    };
+    match parse::<ImageRef>(given)? {
+        ImageRef::Name(name) => Ok(name),
+        ImageRef::Oci(reference) => {
+            let message = format!("cannot use image {reference}: it is not on this machine");
+            Err(Refusal(Fault::new(FaultKind::NotFound, message).with_hint("`banger image list` shows what there is")))
+        }
+    }
+}
+
+/// The image's own kernel, else the default one.
+fn kernel_of(image: &ImageName, app: &App) -> KernelName {
+    let images = app.host.images.images().unwrap_or_default();
+    let own = images.into_iter().find(|facts| facts.name == *image).and_then(|facts| facts.kernel);
+    own.unwrap_or_else(|| app.defaults.kernel.value.clone())
+}
+
+/// A name of two words that nobody has yet.
+fn free_name(app: &App) -> SandboxName {
+    let words = petname::Petnames::default();
+    let pick = |list: &[&'static str]| list[(app.host.clock.random() % list.len() as u64) as usize];
+    loop {
+        let name = format!("{}-{}", pick(&words.adjectives), pick(&words.nouns));
+        if app.engine.resolve(&name).is_err()
+            && let Ok(name) = name.parse()
+        {
+            return name;
+        }
+    }
+}
+
+fn idle_default(config: &Config) -> Option<u64> {
+    config.auto_stop_stale_after.map(|after| after.as_secs())
+}
+
+fn vcpus(given: Option<u8>) -> Result<Option<Vcpus>, Refusal> {
+    given.map(Vcpus::try_from).transpose().map_err(|error| Refusal::invalid(error.to_string()))
+}
+
+fn outbound(given: &str) -> Result<Outbound, Refusal> {
+    match given {
+        "nat" => Ok(Outbound::Nat),
+        "off" => Ok(Outbound::Off),
+        other => {
+            let other: String = other.chars().take(40).collect();
+            Err(Refusal::invalid(format!("`{other}` is no outbound policy: it is one of `nat`, `off`")))
+        }
+    }
+}
+
+pub fn sandbox(record: &Sandbox) -> wire_control::Sandbox {
+    let spec = &record.spec;
+    wire_control::Sandbox {
+        id: record.id.to_string(),
+        name: spec.name.to_string(),
+        state: record.state.word().to_owned(),
+        failure: record.failure.as_ref().map(failure),
+        image: spec.image.to_string(),
+        kernel: spec.kernel.to_string(),
+        vmm: record.backend.map(|backend| backend.word().to_owned()),
+        vcpus: spec.vcpus.count(),
+        memory_bytes: spec.memory.bytes(),
+        disk_bytes: spec.disk_size.bytes(),
+        root_bytes: spec.root_size.bytes(),
+        init: record.init.clone().unwrap_or_else(|| spec.init.word().to_owned()),
+        ephemeral: spec.ephemeral,
+        restart: spec.restart.word().to_owned(),
+        stop_when_idle_s: spec.stop_when_idle_s,
+        outbound: match spec.egress.outbound {
+            Outbound::Nat => "nat".to_owned(),
+            Outbound::Off => "off".to_owned(),
+        },
+        addresses: record.attachment.as_ref().map(|link| link.addresses.clone()).unwrap_or_default(),
+        ports: ports(record).iter().map(ToString::to_string).collect(),
+        labels: spec.labels.clone(),
+        workspaces: record.workspaces.iter().map(workspace).collect(),
+        created_at_ns: record.created_at,
+        started_at_ns: record.started_at,
+        vmm_pid: None,
+        timing: record.timing.iter().map(span).collect(),
+    }
+}
+
+/// As bound while it runs, as wanted while it does not.
+fn ports(record: &Sandbox) -> &[PortForward] {
+    if record.ports.is_empty() { &record.spec.ports } else { &record.ports }
+}
+
+fn failure(failure: &engine::Failure) -> String {
+    let mut text = failure.sentence.clone();
+    if let Some(hint) = &failure.hint {
+        text.push_str("; ");
+        text.push_str(hint);
+    }
+    if !failure.console.is_empty() {
+        text.push_str("; the console ends with:\n");
+        text.push_str(&failure.console);
+    }
+    text
+}
+
+fn workspace(workspace: &model::workspace::Workspace) -> wire_control::WorkspaceFacts {
+    wire_control::WorkspaceFacts {
+        guest_path: workspace.guest_path.clone(),
+        host_path: workspace.host_path.clone(),
+        head_commit: workspace.head_commit.clone(),
+    }
+}
+
+fn span(span: &engine::Span) -> wire_control::Span {
+    wire_control::Span {
+        name: span.name.clone(),
+        depth: span.depth,
+        start_us: span.start_us,
+        duration_us: span.duration_us,
+    }
+}
+
+pub fn operation(operation: &engine::Operation) -> OperationFacts {
+    let step = |step: &engine::StepRecord| StepFacts {
+        name: step.name.clone(),
+        state: step.state.word().to_owned(),
+        duration_us: step.duration_us,
+    };
+    OperationFacts {
+        id: operation.id.to_string(),
+        verb: operation.verb.word().to_owned(),
+        vm_id: operation.sandbox.to_string(),
+        vm_name: operation.name.to_string(),
+        began_at_ns: operation.began_at,
+        ended_at_ns: operation.ended_at,
+        outcome: operation.outcome.word().to_owned(),
+        error: operation.error.clone(),
+        steps: operation.steps.iter().map(step).collect(),
+    }
+}
+
+pub fn state_change(change: &engine::StateChange) -> wire_control::StateChange {
+    wire_control::StateChange {
+        at_ns: change.at,
+        vm_id: change.id.to_string(),
+        vm_name: change.name.to_string(),
+        from: change.from.map(|state| state.word().to_owned()),
+        to: change.to.map(|state| state.word().to_owned()),
+        operation: change.operation.as_ref().map(ToString::to_string),
+    }
+}
+
+/// The signals a person may have a VMM ended with; no signal is the same as KILL.
+const SIGNALS: &[(&str, i32)] = &[
+    ("TERM", libc::SIGTERM),
+    ("KILL", libc::SIGKILL),
+    ("INT", libc::SIGINT),
+    ("HUP", libc::SIGHUP),
+    ("QUIT", libc::SIGQUIT),
+    ("USR1", libc::SIGUSR1),
+    ("USR2", libc::SIGUSR2),
+    ("ABRT", libc::SIGABRT),
+];
+
+pub fn signal(given: &str) -> Result<i32, Refusal> {
+    let word = given.strip_prefix("SIG").unwrap_or(given);
+    let found = SIGNALS.iter().find(|(name, number)| *name == word || number.to_string() == word);
+    found.map(|(_, number)| *number).ok_or_else(|| {
+        let given: String = given.chars().take(40).collect();
+        let words: Vec<_> = SIGNALS.iter().map(|(name, _)| *name).collect();
+        Refusal::invalid(format!("`{given}` is no signal to kill with: it is one of {}", words.join(", ")))
+    })
+}
+
+pub fn image_facts(facts: &engine::host::images::ImageFacts, used_by: Vec<String>) -> wire_control::ImageFacts {
+    wire_control::ImageFacts {
+        name: facts.name.to_string(),
+        present: true,
+        digest: Some(facts.digest.to_string()),
+        has_systemd: facts.has_systemd,
+        kernel: facts.kernel.as_ref().map(ToString::to_string),
+        size_bytes: facts.size.bytes(),
+        allocated_bytes: facts.allocated.bytes(),
+        created_at_ns: facts.created_at,
+        source: facts.source.clone(),
+        used_by,
+    }
+}
+
+pub fn kernel_facts(facts: &engine::host::images::KernelFacts) -> wire_control::KernelFacts {
+    wire_control::KernelFacts {
+        name: facts.name.to_string(),
+        present: true,
+        version: Some(facts.version.clone()),
+        digest: Some(facts.digest.to_string()),
+        size_bytes: facts.size.bytes(),
+        created_at_ns: facts.created_at,
+        source: facts.source.clone(),
+    }
+}
+
+pub fn changes(request: &wire_control::SetRequest) -> Result<Changes, Refusal> {
+    bounded("labels", request.labels.len())?;
+    let label = |(key, value): (&String, &String)| (key.clone(), (!value.is_empty()).then(|| value.clone()));
+    Ok(Changes {
+        name: request.name.as_deref().map(parse).transpose()?,
+        vcpus: vcpus(request.vcpus)?,
+        memory: request.memory_bytes.map(ByteSize::from_bytes),
+        disk_size: request.disk_bytes.map(ByteSize::from_bytes),
+        root_size: request.root_bytes.map(ByteSize::from_bytes),
+        restart: request.restart.as_deref().map(parse).transpose()?,
+        outbound: request.outbound.as_deref().map(outbound).transpose()?,
+        stop_when_idle_s: request.stop_when_idle_s.map(|seconds| (seconds > 0).then_some(seconds)),
+        labels: request.labels.iter().map(label).collect(),
+        ports: None,
+    })
+}
+
+pub fn set_answer(applied: &Applied) -> wire_control::SetAnswer {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    wire_control::SetAnswer {
+        vm: sandbox(&applied.sandbox),
+        live: words(&applied.live),
+        at_next_start: words(&applied.at_next_start),
+    }
+}
+
+pub fn audit(findings: &[engine::Finding], fixed: bool) -> wire_control::Audit {
+    let finding = |finding: &engine::Finding| wire_control::Finding {
+        what: finding.what.to_owned(),
+        subject: finding.subject.clone(),
+        detail: finding.detail.clone(),
+        mended: finding.mended,
+    };
+    wire_control::Audit { findings: findings.iter().map(finding).collect(), fixed }
+}

@@ -1,0 +1,182 @@
+//! Images and kernels on the control API.
+
+use super::convert;
+use super::fault::{Refusal, fault};
+use super::input::{Json, Named};
+use super::stream::respond;
+use crate::app::App;
+use crate::host::images::Library;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use model::{ImageName, KernelName};
+use std::path::PathBuf;
+use std::sync::Arc;
+use wire::control::{Event, ImageFacts, ImageImport, ImageList, KernelFacts, KernelImport, KernelList};
+use wire::{Fault, FaultKind};
+
+type Shared = State<Arc<App>>;
+
+/// Lists images: those on this machine and those of the catalog
+#[utoipa::path(get, path = "/v1/images", tag = "library", responses((status = 200, body = ImageList), (status = "default", body = Fault)))]
+pub async fn images(State(app): Shared) -> Result<axum::Json<ImageList>, Refusal> {
+    let list = app.ask(|app| {
+        let present = app.host.images.images().map_err(|error| fault(error.into()))?;
+        let mut images: Vec<_> = present
+            .iter()
+            .map(|facts| convert::image_facts(facts, used_by(app, |spec| spec.image == facts.name)))
+            .collect();
+        for (name, source) in app.library.iter().flat_map(|library| library.catalog_images()) {
+            if !present.iter().any(|facts| facts.name == name) {
+                images.push(ImageFacts { name: name.to_string(), source, ..ImageFacts::default() });
+            }
+        }
+        Ok(ImageList { images })
+    });
+    Ok(axum::Json(list.await?))
+}
+
+/// Lists kernels: those on this machine and those of the catalog
+#[utoipa::path(get, path = "/v1/kernels", tag = "library", responses((status = 200, body = KernelList), (status = "default", body = Fault)))]
+pub async fn kernels(State(app): Shared) -> Result<axum::Json<KernelList>, Refusal> {
+    let list = app.ask(|app| {
+        let present = app.host.images.kernels().map_err(|error| fault(error.into()))?;
+        let mut kernels: Vec<_> = present.iter().map(convert::kernel_facts).collect();
+        for (name, source) in app.library.iter().flat_map(|library| library.catalog_kernels()) {
+            if !present.iter().any(|facts| facts.name == name) {
+                kernels.push(KernelFacts { name: name.to_string(), source, ..KernelFacts::default() });
+            }
+        }
+        Ok(KernelList { kernels })
+    });
+    Ok(axum::Json(list.await?))
+}
+
+/// Makes an image of the catalog present on this machine
+#[utoipa::path(post, path = "/v1/images/{name}/pull", tag = "library", params(("name" = String, Path)),
+    responses((status = 200, content_type = "application/x-ndjson", body = Event<ImageFacts>), (status = "default", body = Fault)))]
+pub async fn pull_image(State(app): Shared, name: Named) -> Result<Response, Refusal> {
+    let name: ImageName = name.parse()?;
+    Ok(respond(app, None, move |app, watch| {
+        let _change = app.host.images.ensure_image(&name, watch).map_err(|error| fault(error.into()))?;
+        image_named(app, &name)
+    }))
+}
+
+/// Makes an image of a root file system's tar archive on the host
+#[utoipa::path(post, path = "/v1/images/{name}/import", tag = "library", params(("name" = String, Path)), request_body = ImageImport,
+    responses((status = 200, content_type = "application/x-ndjson", body = Event<ImageFacts>), (status = "default", body = Fault)))]
+pub async fn import_image(
+    State(app): Shared,
+    name: Named,
+    Json(request): Json<ImageImport>,
+) -> Result<Response, Refusal> {
+    let name: ImageName = name.parse()?;
+    let library = library(&app)?;
+    let path = absolute(&request.path)?;
+    Ok(respond(app, None, move |app, watch| {
+        library.import_image(&name, &path, watch).map_err(|error| fault(error.into()))?;
+        image_named(app, &name)
+    }))
+}
+
+/// Makes a kernel of the catalog present on this machine
+#[utoipa::path(post, path = "/v1/kernels/{name}/pull", tag = "library", params(("name" = String, Path)),
+    responses((status = 200, content_type = "application/x-ndjson", body = Event<KernelFacts>), (status = "default", body = Fault)))]
+pub async fn pull_kernel(State(app): Shared, name: Named) -> Result<Response, Refusal> {
+    let name: KernelName = name.parse()?;
+    Ok(respond(app, None, move |app, watch| {
+        let _change = app.host.images.ensure_kernel(&name, watch).map_err(|error| fault(error.into()))?;
+        kernel_named(app, &name)
+    }))
+}
+
+/// Registers a kernel from files on the host
+#[utoipa::path(put, path = "/v1/kernels/{name}", tag = "library", params(("name" = String, Path)), request_body = KernelImport,
+    responses((status = 200, content_type = "application/x-ndjson", body = Event<KernelFacts>), (status = "default", body = Fault)))]
+pub async fn import_kernel(
+    State(app): Shared,
+    name: Named,
+    Json(request): Json<KernelImport>,
+) -> Result<Response, Refusal> {
+    let name: KernelName = name.parse()?;
+    let library = library(&app)?;
+    let from = crate::host::images::KernelFiles {
+        vmlinux: absolute(&request.vmlinux)?,
+        modules: request.modules.as_deref().map(absolute).transpose()?,
+        boot_args: request.boot_args,
+    };
+    Ok(respond(app, None, move |app, watch| {
+        library.import_kernel(&name, &from, watch).map_err(|error| fault(error.into()))?;
+        kernel_named(app, &name)
+    }))
+}
+
+/// Removes an image that no sandbox uses
+#[utoipa::path(delete, path = "/v1/images/{name}", tag = "library", params(("name" = String, Path)),
+    responses((status = 204), (status = "default", body = Fault)))]
+pub async fn remove_image(State(app): Shared, name: Named) -> Result<StatusCode, Refusal> {
+    let name: ImageName = name.parse()?;
+    let remove = app.work(move |app| {
+        refuse_used("image", name.as_str(), used_by(app, |spec| spec.image == name))?;
+        let _change = app.host.images.remove_image(&name).map_err(|error| fault(error.into()))?;
+        Ok::<_, Fault>(())
+    });
+    remove.await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Removes a kernel that no sandbox uses
+#[utoipa::path(delete, path = "/v1/kernels/{name}", tag = "library", params(("name" = String, Path)),
+    responses((status = 204), (status = "default", body = Fault)))]
+pub async fn remove_kernel(State(app): Shared, name: Named) -> Result<StatusCode, Refusal> {
+    let name: KernelName = name.parse()?;
+    let remove = app.work(move |app| {
+        refuse_used("kernel", name.as_str(), used_by(app, |spec| spec.kernel == name))?;
+        let _change = app.host.images.remove_kernel(&name).map_err(|error| fault(error.into()))?;
+        Ok::<_, Fault>(())
+    });
+    remove.await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn used_by(app: &App, uses: impl Fn(&model::SandboxSpec) -> bool) -> Vec<String> {
+    app.engine.list().iter().filter(|record| uses(&record.spec)).map(|record| record.name().to_string()).collect()
+}
+
+fn refuse_used(what: &str, name: &str, users: Vec<String>) -> Result<(), Fault> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let fault = Fault::new(FaultKind::Refused, format!("cannot remove {what} {name}: {} uses it", users.join(", ")));
+    Err(fault.with_hint(format!("`banger vm delete {}` lets go of it", users.join(" "))))
+}
+
+fn image_named(app: &App, name: &ImageName) -> Result<ImageFacts, Fault> {
+    let images = app.host.images.images().map_err(|error| fault(error.into()))?;
+    let found = images.iter().find(|facts| facts.name == *name);
+    found.map(|facts| convert::image_facts(facts, used_by(app, |spec| spec.image == *name))).ok_or_else(vanished)
+}
+
+fn kernel_named(app: &App, name: &KernelName) -> Result<KernelFacts, Fault> {
+    let kernels = app.host.images.kernels().map_err(|error| fault(error.into()))?;
+    kernels.iter().find(|facts| facts.name == *name).map(convert::kernel_facts).ok_or_else(vanished)
+}
+
+fn vanished() -> Fault {
+    Fault::new(FaultKind::Conflict, "somebody removed it again")
+}
+
+fn library(app: &App) -> Result<Arc<Library>, Refusal> {
+    app.library.clone().ok_or_else(|| {
+        Refusal(Fault::new(FaultKind::HostUnfit, "the simulated host imports nothing: its images are imaginary"))
+    })
+}
+
+fn absolute(path: &str) -> Result<PathBuf, Refusal> {
+    let path = PathBuf::from(path);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(Refusal::invalid(format!("{} is no absolute path", path.display()))),
+    }
+}

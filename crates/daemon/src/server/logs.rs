@@ -1,0 +1,213 @@
+//! `GET /v1/vms/{ref}/logs`: a sandbox's console, or what its VMM said, from the file; with `follow` until the sandbox
+//! is off and all is read, or the client goes. New lines are announced by inotify(7); nothing polls.
+
+use super::fault::Refusal;
+use super::input::{Named, Query};
+use crate::app::{App, HostKind};
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use engine::{Sandbox, StateChange};
+use rustix::fs::inotify;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::fs::File;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
+use tokio::sync::{broadcast, mpsc};
+use wire::control::LogsRequest;
+use wire::{Fault, FaultKind};
+
+const CHUNK_BYTES: usize = 64 * 1024;
+/// 4 MiB: how far back `tail` looks for its lines.
+const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
+/// What a simulated console holds at most.
+const SIM_TAIL_BYTES: usize = 64 * 1024;
+/// 1 s: a file that inotify lost sight of (replaced, truncated) is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Reads a sandbox's log, or follows it
+#[utoipa::path(get, path = "/v1/vms/{ref}/logs", tag = "vms", params(("ref" = String, Path), LogsRequest),
+    responses((status = 200, description = "The log's bytes", content_type = "text/plain", body = String), (status = "default", body = Fault)))]
+pub async fn logs(
+    State(app): State<Arc<App>>,
+    reference: Named,
+    Query(request): Query<LogsRequest>,
+) -> Result<Response, Refusal> {
+    let events = app.events();
+    let sandbox = app.engine.resolve(&reference.0)?;
+    let path = file_of(&app, &sandbox, request.source.as_deref())?;
+    if app.kind == HostKind::Sim {
+        return Ok(text(Body::from(simulated(&app, &sandbox, request.tail).await?)));
+    }
+    let file = match File::open(&path).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(text(Body::empty())),
+        Err(error) => return Err(unreadable(&path, &error)),
+    };
+    let start = match request.tail {
+        None => 0,
+        Some(lines) => tail_start(&path, lines).await.map_err(|error| unreadable(&path, &error))?,
+    };
+    let (sender, receiver) = mpsc::channel(4);
+    let ends = request.follow.then(|| End { app, sandbox, events });
+    tokio::spawn(async move {
+        if let Err(error) = send(file, path, start, ends, sender).await {
+            tracing::warn!(%error, "a log could not be read to its end");
+        }
+    });
+    let chunks = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let chunk: Bytes = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(chunk), receiver))
+    });
+    Ok(text(Body::from_stream(chunks)))
+}
+
+fn text(body: Body) -> Response {
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+}
+
+fn file_of(app: &App, sandbox: &Sandbox, source: Option<&str>) -> Result<PathBuf, Refusal> {
+    match source.unwrap_or("console") {
+        // The agent is the guest's init or one of its services: either way it writes to the console.
+        "console" | "agent" => Ok(app.layout.console_log(&sandbox.id)),
+        "vmm" => Ok(app.layout.vmm_log(&sandbox.id)),
+        other => {
+            let other: String = other.chars().take(40).collect();
+            Err(Refusal::invalid(format!("`{other}` is no log: it is one of `console`, `vmm`, `agent`")))
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Refusal {
+    let fault = Fault::new(FaultKind::Internal, format!("cannot read the log {}", path.display()));
+    Refusal(fault.with_cause(error.to_string()))
+}
+
+async fn simulated(app: &Arc<App>, sandbox: &Sandbox, tail: Option<u64>) -> Result<String, Refusal> {
+    let id = sandbox.id.clone();
+    let console = app.ask(move |app| Ok(app.host.vmm.console_tail(&id, SIM_TAIL_BYTES))).await?;
+    let start = tail.map_or(0, |lines| nth_line_from_end(console.as_bytes(), lines));
+    Ok(console[start..].to_owned())
+}
+
+/// Where the last `lines` lines begin.
+async fn tail_start(path: &Path, lines: u64) -> io::Result<u64> {
+    let mut file = File::open(path).await?;
+    let length = file.metadata().await?.len();
+    let from = length.saturating_sub(MAX_TAIL_BYTES);
+    file.seek(SeekFrom::Start(from)).await?;
+    let mut end = Vec::new();
+    file.take(MAX_TAIL_BYTES).read_to_end(&mut end).await?;
+    Ok(from + nth_line_from_end(&end, lines) as u64)
+}
+
+fn nth_line_from_end(text: &[u8], lines: u64) -> usize {
+    let body = text.strip_suffix(b"\n").unwrap_or(text);
+    if lines == 0 {
+        return text.len();
+    }
+    let breaks = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    breaks.map(|(at, _)| at + 1).nth((lines - 1) as usize).unwrap_or(0)
+}
+
+/// When a followed log is over: its sandbox is off.
+struct End {
+    app: Arc<App>,
+    sandbox: Arc<Sandbox>,
+    events: broadcast::Receiver<StateChange>,
+}
+
+impl End {
+    fn is_off(&self) -> bool {
+        self.app.engine.get(&self.sandbox.id).map_or(true, |record| !record.state.may_have_vmm())
+    }
+}
+
+async fn send(
+    mut file: File,
+    path: PathBuf,
+    mut position: u64,
+    mut follow: Option<End>,
+    sender: mpsc::Sender<Bytes>,
+) -> io::Result<()> {
+    let watch = match follow {
+        Some(_) => Some(watch(&path)?),
+        None => None,
+    };
+    file.seek(SeekFrom::Start(position)).await?;
+    loop {
+        // Asked before reading: what was written until then is sent, whatever happens meanwhile.
+        let over = follow.as_ref().is_none_or(End::is_off);
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            let count = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;
+            if count == 0 {
+                break;
+            }
+            position += count as u64;
+            if sender.send(chunk.into()).await.is_err() {
+                return Ok(());
+            }
+        }
+        let (Some(end), Some(watch), false) = (&mut follow, &watch, over) else {
+            return Ok(());
+        };
+        await_more(end, watch, &sender).await?;
+        if sender.is_closed() || end.app.is_stopping() {
+            return Ok(());
+        }
+        if file.metadata().await?.len() < position {
+            position = 0;
+            file.seek(SeekFrom::Start(0)).await?;
+        }
+    }
+}
+
+fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;
+    crate::descriptor::readable(watch)
+}
+
+/// Returns when the file may have grown, a sandbox changed its state, the client went or the daemon stops.
+async fn await_more(end: &mut End, watch: &AsyncFd<OwnedFd>, sender: &mpsc::Sender<Bytes>) -> io::Result<()> {
+    tokio::select! {
+        ready = watch.readable() => {
+            let mut ready = ready?;
+            // The events say no more than that there are some.
+            let mut events = [0; 4096];
+            while rustix::io::read(watch.get_ref(), &mut events).is_ok_and(|count| count > 0) {}
+            ready.clear_ready();
+        }
+        _ = end.events.recv() => {}
+        () = sender.closed() => {}
+        () = end.app.stopped() => {}
+        () = tokio::time::sleep(LOOK_AGAIN) => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nth_line_from_end;
+
+    #[test]
+    fn the_last_lines_are_found() {
+        for (text, lines, expected) in [
+            ("a\nb\nc\n", 1, "c\n"),
+            ("a\nb\nc\n", 2, "b\nc\n"),
+            ("a\nb\nc", 1, "c"),
+            ("a\n", 5, "a\n"),
+            ("a\n", 0, ""),
+            ("", 3, ""),
+        ] {
+            assert_eq!(&text[nth_line_from_end(text.as_bytes(), lines)..], expected, "{text:?}, {lines}");
+        }
+    }
+}
