@@ -1,10 +1,11 @@
 //! What root made for banger, noted before it is made, so that `NetworkDown` unmakes exactly that after any crash.
 //!
 //! `ledger.json` is replaced as a whole (temporary file, fsync, rename, fsync of the folder); `lock` beside it is held
-//! for the helper's life, so that two helpers never share a ledger; `rules.json` is what the firewall listed right
-//! after the last policy was applied.
+//! for the helper's life, so that two helpers never share a ledger; `applied.json` is the policy that holds, with the
+//! generation of the firewall's rules by which it is known to hold.
 
 use crate::failure::{Attempt, Failure, Result};
+use crate::generation::Generation;
 use model::SandboxId;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use wire::FaultKind;
 use wire::privilege::address::Range;
+use wire::privilege::policy::Policy;
 
 /// The version of the file's shape.
 const VERSION: u32 = 1;
@@ -58,6 +60,17 @@ pub struct ForwardingNote {
     /// Devices whose presence says that somebody else relies on forwarding; these were there before us.
     #[serde(default)]
     pub other_users: Vec<String>,
+}
+
+/// A policy that holds as long as the generation of the rules stands still.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Applied {
+    pub policy: Policy,
+    pub range: Range,
+    pub generation: Generation,
+    /// What the firewall listed in that generation, once somebody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<Value>,
 }
 
 pub struct Ledger {
@@ -103,20 +116,20 @@ impl Ledger {
         Ok(())
     }
 
-    /// What the firewall listed after the last policy; `None` when nobody knows.
-    pub fn applied_rules(&self) -> Option<Value> {
-        let bytes = fs::read(self.folder.join("rules.json")).ok()?;
+    /// The last policy that is known to have been applied as a whole.
+    pub fn applied(&self) -> Option<Applied> {
+        let bytes = fs::read(self.folder.join("applied.json")).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    pub fn keep_applied_rules(&self, listing: &Value) -> Result<()> {
-        self.replace("rules.json", listing.to_string().as_bytes())
+    pub fn keep_applied(&self, applied: &Applied) -> Result<()> {
+        self.replace("applied.json", &serde_json::to_vec(applied).expect("a policy is plain data"))
     }
 
-    pub fn forget_applied_rules(&self) -> Result<()> {
-        match fs::remove_file(self.folder.join("rules.json")) {
+    pub fn forget_applied(&self) -> Result<()> {
+        match fs::remove_file(self.folder.join("applied.json")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).attempt(|| "cannot remove the record of the applied rules")
+                Err(error).attempt(|| "cannot remove the record of the applied policy")
             }
             _ => Ok(()),
         }

@@ -6,7 +6,7 @@
 //!   ops       one function per operation of `wire::privilege`, under one lock
 //!     rules     policy → firewall script, pure
 //!     ledger    what was made, noted before it is made
-//!     netlink   links, addresses, neighbours        nft   the one program that is run
+//!     netlink   links, addresses, neighbours        nft   the one program that is run, generation  whether anybody else changed rules
 //!     tap       /dev/net/tun                        sysctl  forwarding and what the bridge needs
 //! ```
 //!
@@ -16,6 +16,7 @@ pub mod args;
 pub mod caller;
 pub mod checkpoint;
 pub mod failure;
+pub mod generation;
 pub mod ledger;
 pub mod netlink;
 pub mod nft;

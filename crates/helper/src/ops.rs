@@ -17,7 +17,8 @@ pub mod rules;
 pub mod tap;
 
 use crate::failure::{Attempt, Result};
-use crate::ledger::Ledger;
+use crate::generation::Generations;
+use crate::ledger::{Applied, Ledger};
 use crate::netlink::Netlink;
 use serde::Serialize;
 use serde_json::Value;
@@ -28,15 +29,19 @@ use wire::privilege::Request;
 pub struct Root {
     pub ledger: Ledger,
     pub netlink: Netlink,
+    pub generations: Generations,
     /// The user who owns the taps.
     pub owner: u32,
+    /// The policy that is known to hold; what `applied.json` says.
+    pub applied: Option<Applied>,
 }
 
 impl Root {
     pub fn open(ledger: &Path, owner: u32) -> Result<Root> {
         let ledger = Ledger::open(ledger)?;
         let netlink = Netlink::open().attempt(|| "cannot open a netlink socket")?;
-        Ok(Root { ledger, netlink, owner })
+        let generations = Generations::open().attempt(|| "cannot open a netfilter socket")?;
+        Ok(Root { generations, applied: ledger.applied(), ledger, netlink, owner })
     }
 
     pub fn answer(&mut self, request: Request) -> Result<Value> {

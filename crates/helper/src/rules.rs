@@ -18,7 +18,6 @@
 //! becomes stricter ends what it forbids.
 
 use ipnet::IpNet;
-use model::SandboxId;
 use model::egress::Outbound;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -72,7 +71,7 @@ pub fn render(policy: &Policy, range: Range, arrival: Arrival) -> String {
     }
     script.push_str(&bridge_table());
     script.push_str(&inet_table(policy, range));
-    script.push_str(&elements(policy, range));
+    script.push_str(&fill(policy, range));
     script
 }
 
@@ -228,27 +227,68 @@ const FILLED: [(&str, &str); 11] = [
     ("inet", "host_ports"),
 ];
 
-fn elements(policy: &Policy, range: Range) -> String {
-    let mut sets = Elements::default();
-    let addresses: BTreeMap<&SandboxId, Ipv4Addr> = policy.guests.iter().map(|guest| (&guest.id, guest.ipv4)).collect();
-    for guest in &policy.guests {
-        sets.add_identity(guest, range);
-        sets.add_outbound(guest, range);
-        for (other, other_v4) in guest.allow_guests.iter().filter_map(|id| addresses.get_key_value(id)) {
-            sets.add("allowed_guests4", format!("{} . {other_v4}", guest.ipv4));
-            sets.add("allowed_guests6", format!("{} . {}", range.address_v6(&guest.id), range.address_v6(other)));
-        }
+/// From one policy that holds to the next, as one transaction over single elements; empty when nothing differs.
+/// `None` when the rules themselves differ.
+pub fn render_change(from: &Policy, to: &Policy, range: Range) -> Option<String> {
+    if from.dns_port != to.dns_port {
+        return None;
     }
-    for port in &policy.host_ports {
-        sets.add("host_ports", port.to_string());
+    let (old, new) = (Elements::of(from, range), Elements::of(to, range));
+    let mut script = String::new();
+    for (family, set) in FILLED {
+        script.push_str(&elements("delete", family, set, old.in_set(set).difference(new.in_set(set))));
     }
-    FILLED.map(|(family, set)| fill(family, set, sets.0.get(set))).concat()
+    for (family, set) in FILLED {
+        script.push_str(&elements("add", family, set, new.in_set(set).difference(old.in_set(set))));
+    }
+    Some(script)
+}
+
+/// Empties the sets and fills them.
+fn fill(policy: &Policy, range: Range) -> String {
+    let new = Elements::of(policy, range);
+    let mut script = String::new();
+    for (family, set) in FILLED {
+        let _ = writeln!(script, "flush set {family} {TABLE} {set}");
+        script.push_str(&elements("add", family, set, new.in_set(set).iter()));
+    }
+    script
+}
+
+fn elements<'a>(verb: &str, family: &str, set: &str, elements: impl Iterator<Item = &'a String>) -> String {
+    let elements: Vec<&str> = elements.map(String::as_str).collect();
+    match elements.is_empty() {
+        true => String::new(),
+        false => format!("{verb} element {family} {TABLE} {set} {{\n\t{}\n}}\n", elements.join(",\n\t")),
+    }
 }
 
 #[derive(Default)]
 struct Elements(BTreeMap<&'static str, BTreeSet<String>>);
 
 impl Elements {
+    fn of(policy: &Policy, range: Range) -> Elements {
+        let mut sets = Elements::default();
+        let addresses: BTreeMap<_, _> = policy.guests.iter().map(|guest| (&guest.id, guest.ipv4)).collect();
+        for guest in &policy.guests {
+            sets.add_identity(guest, range);
+            sets.add_outbound(guest, range);
+            for (other, other_v4) in guest.allow_guests.iter().filter_map(|id| addresses.get_key_value(id)) {
+                sets.add("allowed_guests4", format!("{} . {other_v4}", guest.ipv4));
+                sets.add("allowed_guests6", format!("{} . {}", range.address_v6(&guest.id), range.address_v6(other)));
+            }
+        }
+        for port in &policy.host_ports {
+            sets.add("host_ports", port.to_string());
+        }
+        sets
+    }
+
+    fn in_set(&self, set: &str) -> &BTreeSet<String> {
+        static NONE: BTreeSet<String> = BTreeSet::new();
+        self.0.get(set).unwrap_or(&NONE)
+    }
+
     fn add(&mut self, set: &'static str, element: String) {
         self.0.entry(set).or_default().insert(element);
     }
@@ -286,14 +326,4 @@ impl Elements {
 /// Inside 169.254.0.0/16, where clouds serve an instance's credentials.
 fn is_metadata(network: &IpNet) -> bool {
     matches!(network, IpNet::V4(net) if net.prefix_len() >= 16 && net.addr().is_link_local())
-}
-
-/// Empties a set and fills it.
-fn fill(family: &str, set: &str, elements: Option<&BTreeSet<String>>) -> String {
-    let mut script = format!("flush set {family} {TABLE} {set}\n");
-    if let Some(elements) = elements {
-        let elements: Vec<&str> = elements.iter().map(String::as_str).collect();
-        let _ = writeln!(script, "add element {family} {TABLE} {set} {{\n\t{}\n}}", elements.join(",\n\t"));
-    }
-    script
 }

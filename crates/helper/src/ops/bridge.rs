@@ -103,6 +103,9 @@ fn ensure_link(root: &mut Root, note: &BridgeNote) -> Result<(Change, Link)> {
     if let Some(link) = find(root)? {
         return Ok((Change::Unchanged, link));
     }
+    // A new bridge after a reboot: the kernel counts its rules from the start again, and an old number proves nothing.
+    root.applied = None;
+    root.ledger.forget_applied()?;
     root.netlink.add_bridge(BRIDGE, Mac(note.mac)).attempt(|| format!("cannot make the bridge `{BRIDGE}`"))?;
     checkpoint::reached("the bridge is made");
     let link =

@@ -4,6 +4,8 @@
 use super::{Root, bridge};
 use crate::checkpoint;
 use crate::failure::{Attempt, Failure, Result};
+use crate::generation::Generation;
+use crate::ledger::Applied;
 use crate::nft::{self, NftError};
 use crate::rules::{self, Arrival, TABLE};
 use model::{Change, SandboxId};
@@ -38,12 +40,27 @@ pub fn ensure_floor(root: &mut Root, range: Range) -> Result<Change> {
     }
 }
 
-pub fn state(root: &Root) -> Result<RulesState> {
+/// Whether the rules are those that were applied. Where nobody can tell, they count as changed: applying them again
+/// costs little and mends everything.
+pub fn state(root: &mut Root) -> Result<RulesState> {
     if !root.ledger.notes().tables {
         return Ok(RulesState::None);
     }
-    let (applied, current) = (root.ledger.applied_rules(), listing()?);
-    Ok(if applied.is_some() && applied == current { RulesState::InSync } else { RulesState::Changed })
+    let Some(mut applied) = root.applied.take() else { return Ok(RulesState::Changed) };
+    let current = generation(root)?;
+    let untouched = applied.generation == current;
+    if !untouched || applied.listing.is_none() {
+        let listed = listing()?;
+        if !untouched && (listed.is_none() || listed != applied.listing) {
+            root.applied = Some(applied);
+            return Ok(RulesState::Changed);
+        }
+        // Whoever raised the generation changed rules of their own.
+        (applied.listing, applied.generation) = (listed, current);
+        root.ledger.keep_applied(&applied)?;
+    }
+    root.applied = Some(applied);
+    Ok(RulesState::InSync)
 }
 
 /// Removes both tables, if we made them.
@@ -52,16 +69,50 @@ pub fn remove(root: &mut Root) -> Result<Change> {
         return Ok(Change::Unchanged);
     }
     nft::commit(&rules::render_removal()).attempt(|| "cannot remove the firewall tables")?;
+    root.applied = None;
     checkpoint::reached("the tables are removed");
-    root.ledger.forget_applied_rules()?;
+    root.ledger.forget_applied()?;
     root.ledger.note(|notes| notes.tables = false)?;
     checkpoint::reached("the tables are forgotten");
     Ok(Change::Changed)
 }
 
 fn commit(root: &mut Root, policy: &Policy, range: Range) -> Result<Change> {
+    let before = generation(root)?;
+    let applied = root.applied.take().filter(|applied| applied.generation == before && applied.range == range);
+    let script = applied.as_ref().and_then(|applied| rules::render_change(&applied.policy, policy, range));
+    if script.as_ref().is_some_and(String::is_empty) {
+        root.applied = applied;
+        return Ok(Change::Unchanged);
+    }
+    let (change, listing) = match script {
+        Some(script) => step(&script).or_else(|_| replace(root, policy, range))?,
+        None => replace(root, policy, range)?,
+    };
+    let generation = generation(root)?;
+    let applied = Applied { policy: policy.clone(), range, generation, listing };
+    // Only if exactly our one transaction lies between the two readings is the result known to be ours alone.
+    match generation == before.next() {
+        true => root.ledger.keep_applied(&applied)?,
+        false => root.ledger.forget_applied()?,
+    }
+    checkpoint::reached("the policy is recorded");
+    root.applied = (generation == before.next()).then_some(applied);
+    Ok(change)
+}
+
+/// The short way: nobody touched the rules, so single elements come and go. A process and a few system calls.
+fn step(script: &str) -> Result<(Change, Option<Value>)> {
+    nft::commit(script).map_err(unfit)?;
+    checkpoint::reached("elements are committed");
+    Ok((Change::Changed, None))
+}
+
+/// The sure way: everything is replaced, whatever was there.
+fn replace(root: &mut Root, policy: &Policy, range: Range) -> Result<(Change, Option<Value>)> {
     root.ledger.note(|notes| notes.tables = true)?;
     checkpoint::reached("the tables are noted");
+    let before = listing()?;
     match nft::commit(&rules::render(policy, range, Arrival::Keep)) {
         // Sets of another version stand in the way; then the tables are made anew.
         Err(NftError::Refused { .. }) => nft::commit(&rules::render(policy, range, Arrival::Afresh)),
@@ -69,14 +120,12 @@ fn commit(root: &mut Root, policy: &Policy, range: Range) -> Result<Change> {
     }
     .map_err(unfit)?;
     checkpoint::reached("the rules are committed");
-    let (before, after) = (root.ledger.applied_rules(), listing()?);
-    if before == after {
-        return Ok(Change::Unchanged);
-    }
-    if let Some(listing) = &after {
-        root.ledger.keep_applied_rules(listing)?;
-    }
-    Ok(Change::Changed)
+    let after = listing()?;
+    Ok((if before == after { Change::Unchanged } else { Change::Changed }, after))
+}
+
+fn generation(root: &Root) -> Result<Generation> {
+    root.generations.current().attempt(|| "cannot ask for the generation of the firewall rules")
 }
 
 fn unfit(error: NftError) -> Failure {
