@@ -270,9 +270,14 @@ fn strangers_are_turned_away() {
         std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let socket = host.socket();
         let ask = format!(
-            "import socket,sys;s=socket.socket(socket.AF_UNIX);s.connect('{}');s.sendall(b'{{\"method\":\"dev.banger.Root1.Ping\"}}\\0')
-try: sys.exit(0 if s.recv(999) else 3)
-except OSError: sys.exit(3)",
+            "import socket,sys
+s=socket.socket(socket.AF_UNIX)
+s.connect('{}')
+try:
+    s.sendall(b'{{\"method\":\"dev.banger.Root1.Ping\"}}\\0')
+    sys.exit(0 if s.recv(999) else 3)
+except OSError:
+    sys.exit(3)",
             socket.display()
         );
         let ask_as =
