@@ -1,1 +1,12 @@
-//! e2e
+//! What the promises stand on: a world of one's own (state, sockets, daemon) around the real binaries, images and
+//! kernels made once and shared, and the needs of a test said aloud.
+//!
+//! A test starts with its need (`if !needs::qemu("name") { return; }`): a missing one is a line and a skip, or a
+//! failure when `REQUIRE_NEEDS` names it.
+
+pub mod artifacts;
+pub mod needs;
+pub mod terminal;
+pub mod world;
+
+pub use world::{Ran, World};

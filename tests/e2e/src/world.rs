@@ -1,0 +1,276 @@
+//! A world of one's own: a state folder, a runtime folder short enough for sockets, and a daemon that nobody else uses.
+//!
+//! Dropping the world deletes its sandboxes, stops its daemon and fails the test when the audit finds anything left.
+
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A first boot on a busy machine without hardware virtualization takes up to 40 s; nothing may take longer than this.
+pub const DEADLINE: Duration = Duration::from_secs(150);
+
+pub struct World {
+    folder: TempDir,
+    pub audit_at_end: bool,
+}
+
+/// What a program said and how it ended.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+}
+
+impl World {
+    /// A world with the shared kernel and the tiny image (an agent as init, busybox beside it).
+    pub fn tiny() -> World {
+        World::with(&crate::artifacts::tiny())
+    }
+
+    /// A world with the shared kernel and the default image (systemd).
+    pub fn debian() -> World {
+        World::with(&crate::artifacts::debian())
+    }
+
+    /// A world with Firecracker's test kernel, where it boots, and the tiny image.
+    pub fn firecracker() -> World {
+        World::with(&crate::artifacts::firecracker())
+    }
+
+    pub fn empty() -> World {
+        let folder = tempfile::Builder::new().prefix("bgr-").tempdir_in("/tmp").expect("a folder can be made in /tmp");
+        for name in ["state", "run", "config", "cache", "home"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a folder can be made");
+        }
+        World { folder, audit_at_end: true }
+    }
+
+    fn with(artifacts: &Path) -> World {
+        let world = World::empty();
+        for kind in ["images", "kernels", "templates"] {
+            let from = artifacts.join(kind);
+            if from.is_dir() {
+                // Artifacts never change once they are listed: links are copies, and share the page cache.
+                let to = world.state();
+                let status = Command::new("cp").arg("-al").arg(&from).arg(&to).status().expect("cp runs");
+                assert!(status.success(), "cannot link {} into {}", from.display(), to.display());
+            }
+        }
+        world
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub fn write_config(&self, text: &str) {
+        let folder = self.folder.path().join("config/banger");
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        std::fs::write(folder.join("config.toml"), text).expect("the config can be written");
+    }
+
+    /// `banger` with these arguments in this world, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("banger"));
+        self.environment(&mut command);
+        command.args(arguments);
+        command
+    }
+
+    pub fn environment(&self, command: &mut Command) {
+        let folder = self.folder.path();
+        command
+            .env("BANGER_STATE", folder.join("state"))
+            .env("XDG_RUNTIME_DIR", folder.join("run"))
+            .env("XDG_CONFIG_HOME", folder.join("config"))
+            .env("XDG_CACHE_HOME", folder.join("cache"))
+            .env("BANGER_BANGERD", binary("bangerd"))
+            .env("NO_COLOR", "1")
+            .env_remove("BANGER_SOCKET")
+            .env_remove("BANGER_HOST")
+            .env_remove("RUST_BACKTRACE");
+    }
+
+    pub fn banger(&self, arguments: &[&str]) -> Ran {
+        self.banger_with_input(arguments, b"")
+    }
+
+    pub fn banger_with_input(&self, arguments: &[&str], input: &[u8]) -> Ran {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("banger starts");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            let _ = stdin.write_all(&input);
+        });
+        let ran = finish(child, &format!("banger {}", arguments.join(" ")));
+        writer.join().expect("the writer of stdin ends");
+        ran
+    }
+
+    /// The daemon's pid, from its own answer.
+    pub fn daemon_pid(&self) -> i32 {
+        let status = self.banger(&["daemon", "status", "--json"]).ok().json();
+        i32::try_from(status["pid"].as_i64().expect("a pid is a number")).expect("a pid fits")
+    }
+
+    /// Ends the daemon without a chance to clean up.
+    pub fn kill_daemon(&self) {
+        let pid = Pid::from_raw(self.daemon_pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the daemon can be killed");
+        let gone = Instant::now() + Duration::from_secs(10);
+        while nix::sys::signal::kill(pid, None).is_ok() && !is_zombie(pid.as_raw()) {
+            assert!(Instant::now() < gone, "the daemon does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[track_caller]
+    pub fn vm(&self, name: &str) -> Value {
+        self.banger(&["vm", "show", name, "--json"]).ok().json()
+    }
+
+    #[track_caller]
+    pub fn state_of(&self, name: &str) -> String {
+        self.vm(name)["state"].as_str().expect("a state is a word").to_owned()
+    }
+
+    /// Waits until `banger vm show` tells this state; for changes that nobody asked for.
+    #[track_caller]
+    pub fn await_state(&self, name: &str, wanted: &str, within: Duration) {
+        let end = Instant::now() + within;
+        loop {
+            let state = self.state_of(name);
+            if state == wanted {
+                return;
+            }
+            assert!(Instant::now() < end, "{name} is {state}, not {wanted}, after {within:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// `e2fsck -fn` on both disks of a sandbox that does not run.
+    #[track_caller]
+    pub fn assert_disks_are_clean(&self, name: &str) {
+        let folder = self.state().join("vms").join(self.vm(name)["id"].as_str().expect("an id is text"));
+        for disk in ["root.ext4", "work.ext4"] {
+            let checked = Command::new("/sbin/e2fsck").arg("-fn").arg(folder.join(disk)).output().expect("e2fsck runs");
+            assert!(checked.status.success(), "{disk}: {}", String::from_utf8_lossy(&checked.stdout));
+        }
+    }
+
+    #[track_caller]
+    pub fn assert_audit_is_empty(&self) {
+        let audit = self.banger(&["audit", "--json"]).ok().json();
+        assert_eq!(audit["findings"], serde_json::json!([]), "the audit is not empty");
+    }
+
+    fn put_away(&self) -> Result<(), String> {
+        let deleted = self.banger(&["vm", "delete", "--all", "--force"]);
+        let audit = self.banger(&["audit", "--json"]);
+        self.banger(&["daemon", "stop"]);
+        if deleted.code != 0 {
+            return Err(format!("sandboxes could not be deleted: {}", deleted.stderr));
+        }
+        let findings = serde_json::from_str::<Value>(&audit.stdout).map_err(|error| format!("{error}: {audit:?}"))?;
+        match findings["findings"].as_array().is_some_and(Vec::is_empty) {
+            true => Ok(()),
+            false => Err(format!("the audit found: {}", audit.stdout)),
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !self.state().join("banger.db").exists() {
+            return;
+        }
+        let clean = self.put_away();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.state().join("bangerd.log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            let shown: Vec<&str> = tail.into_iter().rev().collect();
+            let _ = writeln!(std::io::stderr(), "the daemon's log ends with:\n{}", shown.join("\n"));
+        } else if self.audit_at_end {
+            clean.expect("the world is left as it was found");
+        }
+    }
+}
+
+pub fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a pid fits"))
+}
+
+/// Collects what a child says until it ends; one that never ends fails the test.
+pub fn finish(child: Child, what: &str) -> Ran {
+    let pid = pid_of(&child);
+    let (sender, ended) = std::sync::mpsc::channel();
+    let what = what.to_owned();
+    let watchdog = std::thread::spawn(move || {
+        if ended.recv_timeout(DEADLINE).is_err() {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            return Some(format!("`{what}` did not end within {DEADLINE:?}"));
+        }
+        None
+    });
+    let output = child.wait_with_output().expect("a child can be waited for");
+    let _ = sender.send(());
+    let late = watchdog.join().expect("the watchdog ends");
+    let ran = Ran {
+        code: exit_code(&output.status),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    if let Some(late) = late {
+        panic!("{late}; stdout:\n{}\nstderr:\n{}", ran.stdout, ran.stderr);
+    }
+    ran
+}
+
+/// As a shell counts: 128 and the signal's number for a killed process.
+fn exit_code(status: &std::process::ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+/// The binaries under test: those `cargo xtask test` built, else those of the debug build beside this test.
+pub fn binary(name: &str) -> PathBuf {
+    let folder = match std::env::var_os("BANGER_BIN_FOLDER") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let own = std::env::current_exe().expect("a test knows its own path");
+            own.ancestors().nth(2).expect("a test lies in target/<profile>/deps").to_path_buf()
+        }
+    };
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} is missing; `cargo xtask test` builds it", path.display());
+    path
+}
