@@ -18,7 +18,8 @@ cargo xtask check            the rules of the house
 cargo xtask lint             rules, rustfmt, clippy, shellcheck
 cargo xtask docs             write the generated pages anew
 cargo xtask coverage         line coverage of the tests that need no machine
-cargo xtask bench NAME       create | start | list";
+cargo xtask soak [ROUNDS]    kill the daemon at random steps, for as long as you like
+cargo xtask bench NAME       create";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +40,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "lint" => lint(),
         "docs" => docs::write(),
         "coverage" => test::coverage(),
+        "soak" => test::soak(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" | "" => {
             println!("{USAGE}");

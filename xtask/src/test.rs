@@ -59,6 +59,18 @@ fn report_skips(path: &Path) -> Result<()> {
     Ok(())
 }
 
+pub fn soak(arguments: &[String]) -> Result<()> {
+    let rounds = arguments.first().map_or("200", String::as_str);
+    let binaries = build::debug()?;
+    process::run_command(
+        Command::new("cargo")
+            .args(["test", "--quiet", "-p", "e2e", "--test", "soak", "--", "--nocapture"])
+            .env("BANGER_BIN_FOLDER", &binaries.folder)
+            .env("BANGER_SOAK_ROUNDS", rounds)
+            .env("REQUIRE_NEEDS", "qemu"),
+    )
+}
+
 pub fn coverage() -> Result<()> {
     let installed =
         Command::new("cargo").args(["tarpaulin", "--version"]).output().is_ok_and(|out| out.status.success());
