@@ -26,5 +26,6 @@ pub mod process;
 pub mod server;
 pub mod ssh;
 pub mod watcher;
+pub mod workspace;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

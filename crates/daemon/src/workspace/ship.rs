@@ -1,0 +1,334 @@
+//! The tar stream of a workspace: a staged `.git` first, then every listed path as it is on the host at this moment.
+//!
+//! The staged repository is made below a scratch folder of ours: shallow history of the commit that is checked out, the
+//! host's own index (so staged, unstaged, deleted, renamed and skipped states are the host's), the objects which that
+//! index names and the history lacks, and the few settings that change how a status reads. Files are opened relative to
+//! the top without following any link, so a tree that changes under us or lies can never show us another folder.
+
+use super::git::Git;
+use super::inspect::{Repository, Source};
+use super::list::{Entry, Selection, list, submodules};
+use super::{Result, WorkspaceError};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, readlinkat};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// As deep as the original: enough for `git log` and `git describe` of daily work, a fraction of the bytes.
+pub const DEFAULT_DEPTH: u32 = 10;
+/// How deep submodules may nest; deeper ones are shipped without their own repository.
+const MAX_SUBMODULE_DEPTH: u32 = 8;
+
+#[derive(Debug, Clone, Default)]
+pub struct ShipOptions {
+    pub selection: Selection,
+    /// Commits of history; none means all of it.
+    pub depth: Option<u32>,
+    /// Check out this branch in the guest, made from `from`.
+    pub branch: Option<String>,
+    /// The commit to start `branch` from, already resolved.
+    pub from: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shipped {
+    pub files: u64,
+    pub bytes: u64,
+    pub head: Option<String>,
+    /// One line each: what was left out and why.
+    pub notes: Vec<String>,
+}
+
+/// Writes the whole workspace as one tar. `scratch` is an empty folder of ours, used for the staged repository.
+pub fn ship(source: &Source, options: &ShipOptions, scratch: &Path, out: &mut dyn Write) -> Result<Shipped> {
+    let mut shipment = Shipment { tar: tar::Builder::new(out), shipped: Shipped::default(), top: source.path().into() };
+    shipment.tar.mode(tar::HeaderMode::Complete);
+    shipment.tar.follow_symlinks(false);
+    if let Source::Git(repository) = source {
+        shipment.repository(repository, options, scratch, Path::new(""), 0)?;
+    }
+    let entries = list(source, options.selection)?;
+    shipment.files(source.path(), &entries, Path::new(""))?;
+    let Shipment { mut tar, shipped, top } = shipment;
+    tar.finish().map_err(|source| WorkspaceError::Write { path: top, source })?;
+    Ok(shipped)
+}
+
+struct Shipment<'a> {
+    tar: tar::Builder<&'a mut dyn Write>,
+    shipped: Shipped,
+    top: PathBuf,
+}
+
+impl Shipment<'_> {
+    /// Stages the repository and appends it as `<below>/.git`; then its submodules, each with its files.
+    fn repository(
+        &mut self,
+        repository: &Repository,
+        options: &ShipOptions,
+        scratch: &Path,
+        below: &Path,
+        nesting: u32,
+    ) -> Result<()> {
+        let staged = scratch.join(format!("staged-{nesting}-{}", self.shipped.files));
+        stage(repository, options, &staged)?;
+        if below.as_os_str().is_empty() {
+            self.shipped.head = repository.head.clone();
+        }
+        let prefix = below.join(".git");
+        self.append_tree(&staged.join(".git"), &prefix)?;
+        for link in submodules(repository)? {
+            self.submodule(repository, &link, options, scratch, below, nesting + 1)?;
+        }
+        Ok(())
+    }
+
+    /// An initialized submodule travels as a repository of its own; one that is not stays an empty folder, as on the host.
+    fn submodule(
+        &mut self,
+        parent: &Repository,
+        link: &Path,
+        options: &ShipOptions,
+        scratch: &Path,
+        below: &Path,
+        nesting: u32,
+    ) -> Result<()> {
+        let place = below.join(link);
+        let folder = parent.top.join(link);
+        let inside = open_below(&parent.top, link, OFlags::PATH | OFlags::DIRECTORY).is_ok();
+        if !inside || folder.join(".git").symlink_metadata().is_err() || nesting > MAX_SUBMODULE_DEPTH {
+            return self.append_folder(&place, 0o755);
+        }
+        let Source::Git(child) = super::inspect(&folder)? else { return self.append_folder(&place, 0o755) };
+        // A `.git` that points back out of this folder would make us ship the parent again.
+        if child.top != folder.canonicalize().unwrap_or(folder) {
+            return self.append_folder(&place, 0o755);
+        }
+        let own = ShipOptions { branch: None, from: None, ..options.clone() };
+        self.repository(&child, &own, scratch, &place, nesting)?;
+        let top = child.top.clone();
+        let entries = list(&Source::Git(child), options.selection)?;
+        self.files(&top, &entries, &place)
+    }
+
+    fn files(&mut self, top: &Path, entries: &[Entry], below: &Path) -> Result<()> {
+        entries.iter().try_for_each(|entry| self.file(top, &entry.path, &below.join(&entry.path)))
+    }
+
+    fn file(&mut self, top: &Path, path: &Path, place: &Path) -> Result<()> {
+        let read = |source: io::Error| WorkspaceError::Read { path: top.join(path), source };
+        let handle = match open_below(top, path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(handle) => handle,
+            // Gone since it was listed, or a folder on the way became a link: not what git tracks, so it stays here.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(());
+            }
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                self.note(path, "a folder on its way is a symbolic link");
+                return Ok(());
+            }
+            Err(error) => return Err(read(error)),
+        };
+        let handle = File::from(handle);
+        let metadata = handle.metadata().map_err(read)?;
+        let kind = metadata.file_type();
+        self.shipped.files += 1;
+        if kind.is_symlink() {
+            let target = readlinkat(&handle, "", Vec::new()).map_err(|error| read(error.into()))?;
+            let mut header = header(tar::EntryType::Symlink, 0o777, 0, metadata.mtime());
+            let target = Path::new(std::ffi::OsStr::from_bytes(target.as_bytes()));
+            return self.tar.append_link(&mut header, place, target).map_err(|source| self.write_error(source));
+        }
+        if !kind.is_file() {
+            self.note(path, "it is neither a file nor a symbolic link");
+            return Ok(());
+        }
+        let file = match open_below(top, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
+            Ok(file) => File::from(file),
+            Err(error) => return Err(read(error)),
+        };
+        let size = file.metadata().map_err(read)?.len();
+        let mode = 0o644 | (metadata.permissions().mode() & 0o111);
+        let mut header = header(tar::EntryType::Regular, mode, size, metadata.mtime());
+        self.shipped.bytes += size;
+        // The header promised `size` bytes; a file that shrinks or grows meanwhile is padded or cut to it.
+        let exact = file.chain(io::repeat(0)).take(size);
+        self.tar.append_data(&mut header, place, exact).map_err(|source| self.write_error(source))
+    }
+
+    /// A staged folder of ours, whole.
+    fn append_tree(&mut self, from: &Path, place: &Path) -> Result<()> {
+        self.tar.append_dir_all(place, from).map_err(|source| self.write_error(source))
+    }
+
+    fn append_folder(&mut self, place: &Path, mode: u32) -> Result<()> {
+        let mut header = header(tar::EntryType::Directory, mode, 0, 0);
+        self.tar.append_data(&mut header, place, io::empty()).map_err(|source| self.write_error(source))
+    }
+
+    fn note(&mut self, path: &Path, reason: &str) {
+        self.shipped.notes.push(format!("`{}` stays here: {reason}", path.display()));
+    }
+
+    fn write_error(&self, source: io::Error) -> WorkspaceError {
+        WorkspaceError::Write { path: self.top.clone(), source }
+    }
+}
+
+/// Makes `<staged>/.git`: what the guest gets instead of the host's git folder.
+fn stage(repository: &Repository, options: &ShipOptions, staged: &Path) -> Result<()> {
+    let read = |source: io::Error| WorkspaceError::Read { path: staged.to_path_buf(), source };
+    std::fs::create_dir_all(staged).map_err(read)?;
+    let git = Git::own(staged);
+    let format = format!("--object-format={}", repository.object_format);
+    git.ask(["init", "--quiet", "--template=", &format, "--initial-branch=main"])?;
+    let commit = options.from.as_ref().or(repository.head.as_ref());
+    if let Some(commit) = commit {
+        fetch(repository, &git, commit, options.depth)?;
+    }
+    point_head(repository, options, &git, commit)?;
+    settings(repository, &git)?;
+    // A branch from another commit starts with that commit's tree; otherwise the host's index is the truth.
+    match options.from.is_some() && options.from != repository.head {
+        true => git.ask(["read-tree", "HEAD"]).map(|_| ()),
+        false => index(repository, &git, staged),
+    }
+}
+
+/// Exactly the commits that `depth` allows, from the host's own objects, by the protocol git itself uses for strangers.
+fn fetch(repository: &Repository, into: &Git, commit: &str, depth: Option<u32>) -> Result<()> {
+    let upload = "git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true -c core.fsmonitor=false upload-pack";
+    let words = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
+    let mut arguments: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+    arguments.push(format!("--upload-pack={upload}").into());
+    arguments.extend(depth.map(|depth| format!("--depth={depth}").into()));
+    arguments.extend([repository.top.clone().into(), format!("{commit}:refs/banger/base").into()]);
+    into.ask(&arguments).map(|_| ())
+}
+
+fn point_head(repository: &Repository, options: &ShipOptions, git: &Git, commit: Option<&String>) -> Result<()> {
+    let branch = options.branch.as_ref().or(repository.branch.as_ref());
+    match (branch, commit) {
+        (Some(branch), Some(commit)) => {
+            let reference = format!("refs/heads/{branch}");
+            git.ask(["update-ref", &reference, commit])?;
+            git.ask(["symbolic-ref", "HEAD", &reference])?;
+        }
+        (Some(branch), None) => drop(git.ask(["symbolic-ref", "HEAD", &format!("refs/heads/{branch}")])?),
+        (None, Some(commit)) => drop(git.ask(["update-ref", "--no-deref", "HEAD", commit])?),
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+/// Settings that change how a status reads, and who commits; nothing that names a program or a secret.
+const KEPT_SETTINGS: &[&str] = &[
+    "core.autocrlf",
+    "core.eol",
+    "core.fileMode",
+    "core.symlinks",
+    "core.safecrlf",
+    "core.sparseCheckout",
+    "core.sparseCheckoutCone",
+    "index.sparse",
+    "status.showUntrackedFiles",
+];
+
+fn settings(repository: &Repository, git: &Git) -> Result<()> {
+    let mut wanted: Vec<(&str, String)> = Vec::new();
+    for key in KEPT_SETTINGS {
+        if let Some(value) = repository.git.line(["config", "--get", key])? {
+            wanted.push((key, value));
+        }
+    }
+    wanted.extend(repository.identity.name.clone().map(|name| ("user.name", name)));
+    wanted.extend(repository.identity.email.clone().map(|email| ("user.email", email)));
+    if let Some(origin) = &repository.origin {
+        wanted.push(("remote.origin.url", origin.clone()));
+        wanted.push(("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*".to_owned()));
+    }
+    for (key, value) in &wanted {
+        git.ask(["config", key, value])?;
+    }
+    let info = repository.common_folder.join("info");
+    let own = repository.git_folder.join("info");
+    for (from, name) in [(&info, "exclude"), (&info, "attributes"), (&own, "sparse-checkout")] {
+        copy_small(&from.join(name), &git.folder().join(".git/info").join(name))?;
+    }
+    Ok(())
+}
+
+/// The host's index as it is, and the objects it names that the shipped history does not hold.
+fn index(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
+    let from = repository.git_folder.join("index");
+    if from.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let read = |source: io::Error| WorkspaceError::Read { path: from.clone(), source };
+    std::fs::copy(&from, staged.join(".git/index")).map_err(read)?;
+    for shared in std::fs::read_dir(&repository.git_folder).map_err(read)?.flatten() {
+        if shared.file_name().as_bytes().starts_with(b"sharedindex.") {
+            std::fs::copy(shared.path(), staged.join(".git").join(shared.file_name())).map_err(read)?;
+        }
+    }
+    git.ask(["update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor"])?;
+    let missing = missing_objects(git)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<u8> = missing.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
+    repository.git.pipe(["pack-objects", "--stdout", "-q"], &names, git, ["unpack-objects", "-q"])
+}
+
+/// Blobs of the index that the staged repository lacks: what was added and not yet committed.
+fn missing_objects(git: &Git) -> Result<Vec<String>> {
+    let staged = git.ask(["ls-files", "-z", "--stage"])?;
+    let lines = staged.split(|byte| *byte == 0).filter(|line| !line.is_empty() && !line.starts_with(b"160000 "));
+    let names: BTreeSet<&[u8]> = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(1)).collect();
+    let asked: Vec<u8> = names.iter().flat_map(|name| [name, &b"\n"[..]].concat()).collect();
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let answer = git.ask_with_input(["cat-file", "--batch-check"], &asked)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let missing = answer.lines().filter_map(|line| line.strip_suffix(" missing"));
+    Ok(missing.map(str::to_owned).collect())
+}
+
+/// Copies a regular file of at most 1 MiB; anything else is passed over.
+fn copy_small(from: &Path, to: &Path) -> Result<()> {
+    const LIMIT: u64 = 1 << 20;
+    let fits = from.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() <= LIMIT);
+    if !fits {
+        return Ok(());
+    }
+    let copy = || -> io::Result<()> {
+        std::fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
+        std::fs::copy(from, to).map(|_| ())
+    };
+    copy().map_err(|source| WorkspaceError::Read { path: from.to_path_buf(), source })
+}
+
+/// Opens below `top` without following a link anywhere on the way (openat2(2)).
+fn open_below(top: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let folder = rustix::fs::open(top, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // With PATH and NOFOLLOW a final link is opened itself; one on the way is refused all the same (openat2(2)).
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(&folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+fn header(kind: tar::EntryType, mode: u32, size: u64, mtime: i64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(u64::try_from(mtime).unwrap_or(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
