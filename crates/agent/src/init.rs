@@ -17,6 +17,9 @@
 //! - After switch_root the agent's file is gone but its inode lives; `/proc/self/exe` still starts it.
 //! - `/run/initramfs` is the one place that systemd neither unmounts nor counts as its own, so the sandbox's own ext4 is
 //!   kept visible there, and `/run/initramfs/shutdown` is what systemd runs last: see [`crate::power`].
+//! - A line written just before the machine ends is lost in the serial port's queue unless it is drained first.
+//! - Kernel clocks jump under emulation; every deadline here is on the monotonic clock.
+//! - The image is mounted read-only from a read-only drive: an ext4 whose journal needs replaying cannot be.
 //! - A server that waits for its children cannot also reap orphans, so PID 1 is a supervisor with the server as its child.
 
 mod cmdline;

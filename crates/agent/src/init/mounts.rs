@@ -84,7 +84,7 @@ fn ensure(path: &Path, kind: &str, flags: MountFlags, options: Option<&CStr>) ->
     }
 }
 
-/// An empty file to bind over, or a folder, whatever `path` should be.
+/// A folder to mount on, also where `path` is a symbolic link to one.
 pub fn ensure_folder(path: &Path) -> std::io::Result<()> {
     if path.is_dir() {
         return Ok(());

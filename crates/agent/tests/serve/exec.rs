@@ -106,6 +106,10 @@ async fn environment_and_folder_are_as_asked() {
     request.env = [("GREETING".to_owned(), "hello".to_owned())].into();
     request.cwd = Some("/usr".to_owned());
     assert_eq!(agent.exec(&request).await.finish().await.stdout, "hello\n/usr\nlogin\nnone\n");
+    if !agent.shell("echo $SHELL").await.stdout.ends_with("sh\n") {
+        skip("the login shell: whoever runs this has none");
+        return;
+    }
     let through = ExecRequest { argv: vec!["echo \"a  b\" | cat".to_owned()], login_shell: true, ..request.clone() };
     assert!(agent.exec(&through).await.finish().await.stdout.ends_with("a  b\n"));
     let words = ["echo", "it's", "$HOME"].map(str::to_owned).to_vec();
