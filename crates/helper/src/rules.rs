@@ -127,6 +127,7 @@ table inet {TABLE} {{
 	set allowed_metadata4 {{ type ipv4_addr . ipv4_addr; flags interval; }}
 	set allowed_guests4 {{ type ipv4_addr . ipv4_addr; }}
 	set allowed_guests6 {{ type ipv6_addr . ipv6_addr; }}
+	set resolvers4 {{ type ipv4_addr; }}
 	set host_ports {{ type inet_service; }}
 	set refused4 {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; size {REFUSED_SIZE}; flags dynamic,timeout; timeout {REFUSED_KEPT}; counter; }}
 	set refused6 {{ type ipv6_addr . ipv6_addr . inet_proto . inet_service; size {REFUSED_SIZE}; flags dynamic,timeout; timeout {REFUSED_KEPT}; counter; }}
@@ -176,6 +177,7 @@ table inet {TABLE} {{
 		ip daddr 169.254.0.0/16 goto refused
 		ip saddr . ip daddr @allowed_networks4 accept
 		ip6 saddr . ip6 daddr @allowed_networks6 accept
+		ip saddr @outbound4 ip daddr @resolvers4 meta l4proto {{ tcp, udp }} th dport 53 accept
 		ip daddr @private4 goto refused
 		ip6 daddr @private6 goto refused
 		ip saddr @outbound4 accept
@@ -213,7 +215,7 @@ fn dns(port: Option<u16>, gateway: Ipv4Addr) -> (String, String) {
 }
 
 /// The sets that a policy fills, in the order of the script.
-const FILLED: [(&str, &str); 11] = [
+const FILLED: [(&str, &str); 12] = [
     ("bridge", "guests"),
     ("bridge", "guests4"),
     ("bridge", "guests6"),
@@ -224,6 +226,7 @@ const FILLED: [(&str, &str); 11] = [
     ("inet", "allowed_metadata4"),
     ("inet", "allowed_guests4"),
     ("inet", "allowed_guests6"),
+    ("inet", "resolvers4"),
     ("inet", "host_ports"),
 ];
 
@@ -277,6 +280,9 @@ impl Elements {
                 sets.add("allowed_guests4", format!("{} . {other_v4}", guest.ipv4));
                 sets.add("allowed_guests6", format!("{} . {}", range.address_v6(&guest.id), range.address_v6(other)));
             }
+        }
+        for resolver in &policy.resolvers {
+            sets.add("resolvers4", resolver.to_string());
         }
         for port in &policy.host_ports {
             sets.add("host_ports", port.to_string());

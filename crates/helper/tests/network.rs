@@ -27,7 +27,12 @@ fn policy_of(range: Range, digit: u64) -> GuestPolicy {
 }
 
 fn apply(helper: &Helper, guests: &[GuestPolicy]) {
-    let policy = Policy { guests: guests.to_vec(), dns_port: Some(5354), host_ports: vec![8080] };
+    let policy = Policy {
+        dns_port: Some(5354),
+        resolvers: vec![[192, 168, 77, 2].into()],
+        host_ports: vec![8080],
+        guests: guests.to_vec(),
+    };
     let again = ApplyPolicy { policy };
     assert_eq!(helper.ask(&again).change, Change::Changed);
     assert_eq!(helper.ask(&again).change, Change::Unchanged);
@@ -65,7 +70,7 @@ fn outside(_: &Host) -> Namespace {
         }
         run("ip link set eth0 up");
     });
-    for address in ["203.0.113.2:80", "192.168.77.2:80", "169.254.169.254:80"] {
+    for address in ["203.0.113.2:80", "192.168.77.2:80", "192.168.77.2:53", "169.254.169.254:80"] {
         outside.serve(address);
     }
     outside
@@ -85,6 +90,10 @@ fn a_guest_reaches_the_world_but_nothing_private() {
         assert_eq!(guest.reach("203.0.113.2:80"), Ok("203.0.113.1".to_owned()));
         assert!(guest.reach("192.168.77.2:80").is_err());
         assert!(guest.reach("169.254.169.254:80").is_err());
+        assert!(
+            guest.reach("192.168.77.2:53").is_ok(),
+            "the private network's resolver answers, and nothing else there"
+        );
         let refused = helper.ask(&ReadRefused { id: web.id.clone() }).entries;
         let told: Vec<_> =
             refused.iter().map(|entry| (entry.destination.to_string(), entry.protocol.as_str(), entry.port)).collect();

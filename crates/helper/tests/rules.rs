@@ -30,6 +30,7 @@ fn everything() -> Policy {
     let db = 0x2222_2222_2222_2222;
     Policy {
         dns_port: Some(5354),
+        resolvers: vec![[192, 168, 1, 1].into()],
         host_ports: vec![8080, 3000],
         guests: vec![
             GuestPolicy { allow_guests: vec![SandboxId::from_bits(db), SandboxId::from_bits(0xdead)], ..guest(web, 2) },

@@ -80,7 +80,12 @@ fn requests_keep_their_shape() {
         allow_networks: Vec::new(),
         allow_guests: Vec::new(),
     };
-    let policy = Policy { dns_port: Some(5354), host_ports: vec![8080], guests: vec![web, quiet] };
+    let policy = Policy {
+        dns_port: Some(5354),
+        resolvers: vec![[192, 168, 1, 1].into()],
+        host_ports: vec![8080],
+        guests: vec![web, quiet],
+    };
     check_request("apply_policy", ApplyPolicy { policy });
 }
 

@@ -17,6 +17,8 @@ pub const MAX_GUESTS: usize = 4093;
 pub const MAX_NETWORKS: usize = 64;
 /// The most other sandboxes one sandbox may be allowed.
 pub const MAX_ALLOWED_GUESTS: usize = 256;
+/// What resolv.conf(5) holds, and some.
+pub const MAX_RESOLVERS: usize = 8;
 /// The most ports of the host that may be open to guests.
 pub const MAX_HOST_PORTS: usize = 64;
 
@@ -26,6 +28,9 @@ pub struct Policy {
     /// Where the owner's resolver listens on the gateway's address. Guests ask port 53 of the gateway and are led there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_port: Option<u16>,
+    /// Name servers that guests with an outbound link may ask (port 53 and nothing else), private or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<Ipv4Addr>,
     /// TCP ports of the host that every guest may reach on the gateway's address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ports: Vec<u16>,
@@ -66,6 +71,7 @@ impl Policy {
     pub fn check(&self, range: Range) -> Result<(), PolicyError> {
         at_most(self.guests.len(), "sandboxes", MAX_GUESTS)?;
         at_most(self.host_ports.len(), "host ports", MAX_HOST_PORTS)?;
+        at_most(self.resolvers.len(), "resolvers", MAX_RESOLVERS)?;
         if self.dns_port == Some(0) || self.host_ports.contains(&0) {
             return Err(PolicyError::PortZero);
         }
