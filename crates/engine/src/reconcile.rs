@@ -18,6 +18,7 @@ use crate::run::{Drive, TAIL_BYTES, turn_off};
 use crate::sandbox::{Failure, Sandbox};
 use crate::store::journal::{Operation, Outcome};
 use crate::tick::plan_restart;
+use model::port::PortForward;
 use model::{SandboxId, State};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,6 +105,19 @@ pub(crate) fn judge(record: &Sandbox, facts: &Facts, interrupted: Option<Verb>) 
     }
 }
 
+/// The wanted ports; one that was any free port once stays the port that it became.
+fn ports_to_keep(record: &Sandbox) -> Vec<PortForward> {
+    let same = |wanted: &PortForward, bound: &PortForward| {
+        (wanted.host_address, wanted.guest_port, wanted.protocol)
+            == (bound.host_address, bound.guest_port, bound.protocol)
+    };
+    let keep = |wanted: &PortForward| match wanted.host_port {
+        0 => record.ports.iter().find(|bound| same(wanted, bound)).copied().unwrap_or(*wanted),
+        _ => *wanted,
+    };
+    record.spec.ports.iter().map(keep).collect()
+}
+
 fn rebooted(record: &Sandbox, facts: &Facts) -> bool {
     !record.host_boot.is_empty() && !facts.host_boot.is_empty() && record.host_boot != facts.host_boot
 }
@@ -184,7 +198,8 @@ impl Engine {
         let stale: Vec<_> = stale.iter().filter(|operation| operation.sandbox == record.id).collect();
         let interrupted = stale.last().map(|operation| operation.verb);
         let verdict = judge(&record, facts, interrupted);
-        let result = self.carry_out_verdict(&seat, &record, &verdict, operation);
+        let result = self.note_disks(&record, facts);
+        let result = result.and_then(|()| self.carry_out_verdict(&seat, &record, &verdict, operation));
         if let Err(error) = result {
             self.look_again();
             return Some(Finding::new("record", record.name(), error.chain()));
@@ -194,6 +209,18 @@ impl Engine {
         }
         describe(&record, &verdict)
             .map(|detail| Finding { mended: true, ..Finding::new("record", record.name(), detail) })
+    }
+
+    /// Disks that were made in a daemon's last moment are the sandbox's own.
+    fn note_disks(&self, record: &Sandbox, facts: &Facts) -> Result<()> {
+        if record.has_disks || !facts.disks.contains_key(&record.id) {
+            return Ok(());
+        }
+        let noted = self.update(&record.id, Saving::Must, None, |record| {
+            record.has_disks = true;
+            Ok(())
+        });
+        noted.map(drop)
     }
 
     fn carry_out_verdict(
@@ -235,9 +262,7 @@ impl Engine {
     fn adopt(&self, _seat: &Seat, record: &Sandbox, state: State, operation: model::OperationId) -> Result<()> {
         let Some(backend) = record.backend else { return Ok(()) };
         let (_change, attachment) = self.host.network.ensure_link(&plan::link(record, backend))?;
-        // Bound ports stay the same ones, also those that were any free port once.
-        let wanted = if record.ports.is_empty() { &record.spec.ports } else { &record.ports };
-        let (_change, ports) = self.host.network.ensure_ports(&record.id, wanted)?;
+        let (_change, ports) = self.host.network.ensure_ports(&record.id, &ports_to_keep(record))?;
         self.update(&record.id, Saving::Must, Some(&operation), |record| {
             record.state = state;
             record.attachment = Some(attachment);

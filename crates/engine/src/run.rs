@@ -41,7 +41,6 @@ pub(crate) struct Drive<'a> {
 pub(crate) struct Found {
     pub attachment: Option<Attachment>,
     pub readiness: Option<Readiness>,
-    pub ports: Option<Vec<PortForward>>,
     pub exit: Option<VmmExit>,
     /// A VMM may be there: its step has begun.
     pub vmm_begun: bool,
@@ -227,7 +226,7 @@ impl<'a> Drive<'a> {
     /// A start ends: everything it brought goes into the record at once.
     fn record_start(&mut self, now: Timestamp) -> Result<()> {
         let ready = self.found.readiness.take();
-        let (attachment, ports) = (self.found.attachment.clone(), self.found.ports.clone());
+        let attachment = self.found.attachment.clone();
         let timing = self.timing(now, ready.as_ref());
         self.update(Saving::Must, |record| {
             record.state = State::Running;
@@ -236,7 +235,6 @@ impl<'a> Drive<'a> {
             record.ended_at = None;
             record.restart_due = None;
             record.timing = timing;
-            record.ports = ports.unwrap_or_default();
             record.attachment = attachment.or(record.attachment.take());
             if let Some(ready) = ready {
                 record.boot_id = Some(ready.boot_id);
@@ -344,8 +342,7 @@ impl<'a> Drive<'a> {
 
     fn ensure_ports(&mut self, ports: &[PortForward]) -> Result<()> {
         let (_change, bound) = self.engine.host.network.ensure_ports(&self.id, ports)?;
-        self.found.ports = Some(bound);
-        Ok(())
+        self.update(Saving::Must, |record| record.ports = bound).map(drop)
     }
 
     /// A guest that cannot be asked is ended without being asked: that is no failure of a stop.

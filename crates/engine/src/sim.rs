@@ -56,8 +56,10 @@ pub enum Boot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
     Obeys,
-    /// It agrees, and goes on.
+    /// It agrees and goes on; all deadlines pass at once.
     Ignores,
+    /// It agrees, and nothing happens until its VMM is ended.
+    Hangs,
     /// It does not answer.
     Silent,
 }
@@ -268,6 +270,10 @@ impl World {
         let result = work(&mut state);
         self.changed.notify_all();
         result
+    }
+
+    fn time(&self, state: &State) -> u64 {
+        self.clock.as_ref().map_or(state.now, |clock| clock.now())
     }
 
     /// Waits for a change of the world, a moment at most, so that a watch is asked now and then.

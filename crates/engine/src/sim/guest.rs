@@ -53,7 +53,7 @@ impl Guest for SimGuests {
                     vmm.ended = Some(VmmExit { code: Some(0), signal: None });
                     Ok(())
                 }
-                (Shutdown::Ignores, _) | (_, None) => Ok(()),
+                (Shutdown::Ignores | Shutdown::Hangs, _) | (_, None) => Ok(()),
                 (Shutdown::Silent, _) => refuse(HostErrorKind::TimedOut, format!("the guest of {id} does not answer")),
             }
         })
@@ -62,11 +62,12 @@ impl Guest for SimGuests {
     fn health(&self, id: &SandboxId) -> Result<GuestHealth> {
         self.0.call("cannot ask a guest for its health", |state| {
             answers(state, id)?;
+            let now = self.0.time(state);
             let vmm = &state.vmms[id];
             Ok(GuestHealth {
                 boot_id: vmm.boot_id.clone(),
                 agent_version: AGENT_VERSION.into(),
-                uptime_ms: state.now.saturating_sub(vmm.started_at) / 1_000_000,
+                uptime_ms: now.saturating_sub(vmm.started_at) / 1_000_000,
                 init: INIT.into(),
                 system_state: Some("running".into()),
                 sessions: state.sessions,

@@ -1,6 +1,6 @@
 //! VMM processes without a process. Each holds a lock on its sandbox's disks, so that a second one is refused.
 
-use super::{SimVmm, State, World, refuse};
+use super::{Shutdown, SimVmm, State, World, refuse};
 use crate::host::network::LinkMode;
 use crate::host::vmm::{BackendFacts, Features, Machine, Vmm, VmmExit, VmmFacts, VmmState};
 use crate::host::{HostErrorKind, Result};
@@ -46,7 +46,7 @@ impl Vmm for SimVmms {
             let vmm = SimVmm {
                 machine: machine.clone(),
                 pid,
-                started_at: state.now,
+                started_at: self.0.time(state),
                 paused: false,
                 ended: None,
                 boot_id,
@@ -66,15 +66,17 @@ impl Vmm for SimVmms {
     }
 
     fn await_exit(&self, id: &SandboxId, timeout_ms: u64) -> Result<Option<VmmExit>> {
-        self.0.call("cannot wait for a VMM", |state| match state.vmms.get(id) {
-            None => Ok(Some(VmmExit::default())),
-            Some(vmm) => {
-                if vmm.ended.is_none() {
-                    state.now += timeout_ms * 1_000_000;
-                }
-                Ok(vmm.ended.clone())
+        let begun = self.0.call("cannot wait for a VMM", |state| Ok(exit(state, id, timeout_ms)))?;
+        if let Some(outcome) = begun {
+            return Ok(outcome);
+        }
+        let mut state = lock(&self.0.state);
+        loop {
+            if let Some(outcome) = exit(&mut state, id, timeout_ms) {
+                return Ok(outcome);
             }
-        })
+            state = self.0.wait(state);
+        }
     }
 
     fn ensure_paused(&self, id: &SandboxId) -> Result<Change> {
@@ -107,6 +109,19 @@ impl Vmm for SimVmms {
         let console = state.consoles.get(id).map(String::as_str).unwrap_or_default();
         let from = console.len().saturating_sub(bytes);
         console.get(from..).unwrap_or_default().to_owned()
+    }
+}
+
+/// How the wait for an end went, or nothing yet.
+fn exit(state: &mut State, id: &SandboxId, timeout_ms: u64) -> Option<Option<VmmExit>> {
+    let Some(vmm) = state.vmms.get(id) else { return Some(Some(VmmExit::default())) };
+    match (&vmm.ended, state.shutdown) {
+        (Some(exit), _) => Some(Some(exit.clone())),
+        (None, Shutdown::Hangs) => None,
+        (None, Shutdown::Obeys | Shutdown::Ignores | Shutdown::Silent) => {
+            state.now += timeout_ms * 1_000_000;
+            Some(None)
+        }
     }
 }
 
