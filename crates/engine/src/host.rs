@@ -8,6 +8,8 @@
 //! The real side lives in `daemon/src/host/`, the fake in `sim/`, file for file; `contract.rs` holds both to the same.
 
 pub mod clock;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 pub mod disk;
 pub mod guest;
 pub mod images;

@@ -322,7 +322,7 @@ impl Engine {
         let plan = plan::plan(Verb::Reconcile, record, steps);
         let operation = Operation::begin(operation, &plan, self.now());
         let mut drive = Drive::begin(self, seat, &plan, operation, &Unwatched)?;
-        if let Err(error) = drive.carry_out(&plan.steps) {
+        if let Err(error) = drive.carry_out(&plan) {
             drive.finish(Outcome::Failed, Some(&error));
             return Err(error);
         }
@@ -366,7 +366,7 @@ impl Engine {
         steps.extend(record.backend.map(|backend| Step::EnsureLink(plan::link(&record, backend))));
         steps.extend(plan::ready_steps(&record, &self.settings));
         let plan = plan::plan(Verb::Start, &record, steps);
-        self.launch(&seat, &plan, &plan.steps, State::Stopped, operation, watch)
+        self.launch(&seat, &plan, State::Stopped, operation, watch)
     }
 
     fn close(&self, operation: &Operation, outcome: Outcome) {

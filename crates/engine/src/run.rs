@@ -84,9 +84,12 @@ impl<'a> Drive<'a> {
         self.watch.wish()
     }
 
-    /// All steps in order; the first failure ends it.
-    pub fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
-        for (index, step) in steps.iter().enumerate() {
+    /// All steps in order that are not done yet; the first failure ends it.
+    pub fn carry_out(&mut self, plan: &Plan) -> Result<()> {
+        for (index, step) in plan.steps.iter().enumerate() {
+            if self.operation.steps[index].state == StepState::Done {
+                continue;
+            }
             self.check_wanted(step)?;
             self.one(index, step)?;
         }

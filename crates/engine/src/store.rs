@@ -109,6 +109,16 @@ impl Store {
         Store::over(connection)
     }
 
+    /// For tests: from now on every write meets a full disk, or no longer does.
+    #[doc(hidden)]
+    pub fn set_full(&self, full: bool) {
+        // 1 is below any size, so SQLite keeps the pages there are and grants no more.
+        let limit = if full { 1 } else { i64::from(u32::MAX) - 1 };
+        let connection = lock(&self.connection);
+        let _limit: rusqlite::Result<i64> =
+            connection.query_row(&format!("PRAGMA max_page_count = {limit}"), [], |row| row.get(0));
+    }
+
     fn over(connection: Connection) -> Result<Store> {
         let fail = |error| explain("cannot open the store", error);
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;

@@ -295,6 +295,7 @@ fn hold(deeds: &[(Deed, Option<(u64, Fault)>)]) -> Result<(), TestCaseError> {
 }
 
 /// The seeds lie beside the file; half the cases each, so that two cores share them.
+#[allow(clippy::disallowed_methods, reason = "a test may ask how long it shall run")]
 fn config() -> ProptestConfig {
     let given = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig {

@@ -32,7 +32,7 @@ impl Engine {
         let seat = self.reserve(sandbox, start, &mut operation)?;
         let mut drive = Drive::over(self, &seat, &plan, operation, watch);
         watch.report(Report::Began { operation: drive.operation.id.clone() });
-        let failed = match drive.carry_out(&plan.steps[1..]) {
+        let failed = match drive.carry_out(&plan) {
             Ok(()) => {
                 let record = drive.record();
                 drive.finish(Outcome::Done, None);

@@ -53,7 +53,7 @@ impl Engine {
     ) -> Result<Arc<Sandbox>> {
         let operation = Operation::begin(operation, plan, self.now());
         let mut drive = Drive::begin(self, seat, plan, operation, watch)?;
-        match drive.carry_out(&plan.steps) {
+        match drive.carry_out(plan) {
             Ok(()) => {
                 let record = drive.record();
                 drive.finish(Outcome::Done, None);

@@ -33,7 +33,7 @@ impl Engine {
             Entry::AlreadySo(record) => Ok(record),
             Entry::Seated(seat, record) => {
                 let plan = plan::start(&record, self.choose_backend(&record.spec)?, &self.settings);
-                self.launch(&seat, &plan, &plan.steps, record.state, operation, watch)
+                self.launch(&seat, &plan, record.state, operation, watch)
             }
         }
     }
@@ -44,24 +44,23 @@ impl Engine {
             Entry::AlreadySo(record) => Ok(record),
             Entry::Seated(seat, record) => {
                 let plan = plan::restart(&record, self.choose_backend(&record.spec)?, &self.settings);
-                self.launch(&seat, &plan, &plan.steps, record.state, operation, watch)
+                self.launch(&seat, &plan, record.state, operation, watch)
             }
         }
     }
 
-    /// Carries out steps that end with a running guest.
+    /// Carries out a plan that ends with a running guest.
     pub(crate) fn launch(
         &self,
         seat: &Seat,
         plan: &Plan,
-        steps: &[Step],
         before: State,
         operation: OperationId,
         watch: &dyn Watch,
     ) -> Result<Arc<Sandbox>> {
         let operation = Operation::begin(operation, plan, self.now());
         let mut drive = Drive::begin(self, seat, plan, operation, watch)?;
-        let failed = match drive.carry_out(steps) {
+        let failed = match drive.carry_out(plan) {
             Ok(()) => {
                 let record = drive.record();
                 drive.finish(Outcome::Done, None);
