@@ -16,6 +16,7 @@
 
 pub mod acl;
 pub mod archive;
+pub mod config;
 pub mod deb;
 pub mod digest;
 pub mod ext4;
@@ -30,9 +31,12 @@ pub mod tree;
 pub mod unpack;
 pub mod whiteout;
 
+pub mod manifest;
 pub mod modules;
 pub mod positioned;
 
+#[cfg(test)]
+mod differential;
 mod elf;
 mod pax;
 #[cfg(test)]

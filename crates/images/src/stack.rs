@@ -26,7 +26,12 @@ pub enum StackError {
 
 impl Stack {
     pub fn new(layers: Vec<Layer>, limits: &Limits) -> Result<Self, LayerError> {
-        let mut tree = Tree::new(limits.clone(), 0);
+        Stack::with_implied_time(layers, limits, 0)
+    }
+
+    /// Like [`Stack::new`], with a time (seconds since 1970) for directories that no layer describes.
+    pub fn with_implied_time(layers: Vec<Layer>, limits: &Limits, seconds: i64) -> Result<Self, LayerError> {
+        let mut tree = Tree::new(limits.clone(), seconds);
         for layer in &layers {
             tree.apply_layer(layer, limits, &mut || ControlFlow::Continue(()))?;
         }

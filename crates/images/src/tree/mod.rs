@@ -18,7 +18,7 @@ use crate::limits::{Exceeded, Limits};
 use crate::text;
 use crate::whiteout::{self, Name as Meaning};
 use node::{Name, unstorable};
-use walk::{Stop, Walk};
+use walk::{Stop, Walk, WalkError};
 
 /// A node of a [`Tree`]; a hard link is a second name for the same node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -164,7 +164,12 @@ impl Tree {
         let parent = *trail.last().expect("a trail starts at the root");
         let existing = self.child(parent, name).filter(|id| self.directory(*id).is_some());
         let id = match (&entry.kind, existing) {
-            (Kind::HardLink(target), _) => self.hard_link_target(target, path)?,
+            (Kind::HardLink(target), _) => {
+                // What had the name goes first, as everywhere: a link to itself, or into a directory that it
+                // replaces, points nowhere.
+                self.directory_mut(parent).entries.remove(name);
+                self.hard_link_target(target, path)?
+            }
             (Kind::Directory, Some(id)) => {
                 self.nodes[id.0 as usize].metadata = self.metadata(&mut entry)?;
                 id
@@ -279,11 +284,13 @@ impl Tree {
         }
     }
 
+    /// The directory that `parents` names, if it exists.
     fn existing_directory(&self, parents: &[&[u8]], path: &[u8]) -> Result<Option<NodeId>, TreeError> {
         let mut walk = Walk::new(parents.iter().copied());
-        match walk.advance(self).map_err(|error| error.at(path))? {
-            Stop::Directory => Ok(Some(walk.directory())),
-            Stop::Other(_) | Stop::Missing(_) => Ok(None),
+        match walk.advance(self) {
+            Ok(Stop::Directory) => Ok(Some(walk.directory())),
+            Ok(Stop::Other(_) | Stop::Missing(_)) | Err(WalkError::NotADirectory) => Ok(None),
+            Err(error @ WalkError::TooLong) => Err(error.at(path)),
         }
     }
 

@@ -83,7 +83,12 @@ impl Metadata {
         let xattrs = std::mem::take(&mut entry.xattrs);
         let converted = xattr::convert(xattrs, entry.kind == Kind::Directory)
             .map_err(|_| unstorable(&entry.path, "its extended attributes are larger than a block"))?;
-        let mode = converted.mode.map_or(entry.mode, |acl| entry.mode & !0o777 | acl);
+        let mode = match (&entry.kind, converted.mode) {
+            // Linux knows no other mode of a symbolic link.
+            (Kind::Symlink(_), _) => 0o777,
+            (_, Some(acl)) => entry.mode & !0o777 | acl,
+            (_, None) => entry.mode,
+        };
         let mtime = (clamp_seconds(entry.mtime.0), entry.mtime.1);
         let metadata = Metadata { mode, uid: entry.uid, gid: entry.gid, mtime, xattrs: converted.stored };
         Ok((metadata, converted.dropped))

@@ -63,6 +63,7 @@ fn a_hard_link_is_a_second_name_across_layers_too() {
     refused([archive().hard_link("b", "missing")], "does not exist");
     refused([archive().directory("d").hard_link("b", "d")], "is a directory");
     refused([archive().hard_link("b", "..")], "is the root");
+    refused([archive().file("a", "").hard_link("./a", "a")], "does not exist");
 }
 
 #[test]
