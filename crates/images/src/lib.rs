@@ -12,33 +12,36 @@
 //! layer.tar.{gz,zst} ─► layer::spool ─► archive ─► tree ◄─ whiteout
 //!                                                   └─► ext4 ─► rootfs.ext4, work-seed.ext4
 //! vmlinuz ─► kernel ─► vmlinux     *.deb ─► deb ─► modules ─► initramfs
+//! manifest, config: what a registry serves     layout: images on this machine     bundle, catalog: our own
 //! ```
 
 pub mod acl;
 pub mod archive;
+pub mod bundle;
+pub mod catalog;
 pub mod config;
 pub mod deb;
 pub mod digest;
 pub mod ext4;
-
 pub mod initramfs;
 pub mod kernel;
 pub mod layer;
+pub mod layout;
 pub mod limits;
+pub mod manifest;
+pub mod modules;
+pub mod positioned;
 pub mod sparse;
 pub mod stack;
 pub mod tree;
 pub mod unpack;
 pub mod whiteout;
 
-pub mod manifest;
-pub mod modules;
-pub mod positioned;
-
 #[cfg(test)]
 mod differential;
 mod elf;
 mod pax;
+mod sparse_file;
 #[cfg(test)]
 mod testing;
 mod text;

@@ -76,7 +76,8 @@ impl RegionSink for SparseSink<'_> {
 }
 
 fn is_zero(block: &[u8]) -> bool {
-    block.iter().all(|&byte| byte == 0)
+    static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+    block == &ZEROS[..block.len()]
 }
 
 #[cfg(test)]
