@@ -6,7 +6,7 @@
 mod child;
 mod pipe;
 mod session;
-mod user;
+pub mod user;
 
 use crate::http::{Answer, Request};
 use crate::serve::Server;

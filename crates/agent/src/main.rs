@@ -1,9 +1,10 @@
-//! `banger-vsock-agent`: one static binary with three lives in a guest.
+//! `banger-vsock-agent`: one static binary with four lives in a guest.
 //!
 //! | started as | it is | module |
 //! |---|---|---|
 //! | `/init` in the initramfs, PID 1 | the one who makes the machine: modules, root, then PID 1 or systemd | [`init`] |
 //! | `banger-vsock-agent serve` | the server that answers the host, child of PID 1 or a systemd service | [`serve`] |
+//! | `banger-vsock-agent sftp-server` | the other end of a person's `sftp` and `scp`, on standard input and output | [`sftp`] |
 //! | `/shutdown`, PID 1 | the last program of a systemd guest: detaches the disks and ends the machine | [`power`] |
 //!
 //! It lives in a foreign world: static-pie glibc without NSS (users come from /etc/passwd, addresses are numbers), no file
@@ -18,12 +19,14 @@ mod health;
 mod http;
 mod identity;
 mod init;
+mod listen;
 mod machine;
 mod metrics;
 mod network;
 mod ports;
 mod power;
 mod serve;
+mod sftp;
 mod stream;
 mod text;
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
             Ok(options) => serve::run(&options),
             Err(unknown) => usage(&format!("unknown option {unknown}")),
         },
+        [_, "sftp-server"] => sftp::run(),
         [_, "--version"] => {
             console::say(env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -5,7 +5,7 @@
 
 use crate::http::{self, Answer, Body, Request};
 use crate::machine::{self, InitKind};
-use crate::{clock, console, exec, files, health, identity, metrics, ports, stream};
+use crate::{clock, console, exec, files, health, identity, listen, metrics, ports, stream};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -69,6 +69,7 @@ pub struct Server {
     pub init: InitKind,
     /// Commands running through `exec`.
     pub sessions: AtomicU32,
+    tickets: listen::Tickets,
     owns_machine: bool,
 }
 
@@ -105,7 +106,12 @@ fn raise_descriptor_limit() {
 
 async fn listen(options: &Options) -> io::Result<Infallible> {
     let owns_machine = options.listen == Listen::Vsock;
-    let server = Arc::new(Server { init: options.init, sessions: AtomicU32::new(0), owns_machine });
+    let server = Arc::new(Server {
+        init: options.init,
+        sessions: AtomicU32::new(0),
+        tickets: listen::Tickets::default(),
+        owns_machine,
+    });
     match &options.listen {
         Listen::Vsock => {
             if options.init == InitKind::Agent
@@ -178,7 +184,8 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
         (&Method::GET, "/metrics") => http::json(&metrics::read()),
         (&Method::GET, "/ports") => http::json(&ports::listening()),
         (&Method::GET, "/exec") => exec::upgrade(server, request),
-        (&Method::GET, "/stream") => stream::upgrade(request).await,
+        (&Method::GET, "/stream") => stream::upgrade(&server.tickets, request).await,
+        (&Method::GET, "/listen") => listen::upgrade(&server.tickets, request),
         (&Method::GET, "/files") => files::pack(&request),
         (&Method::PUT, "/files") => files::unpack(request).await,
         (&Method::POST, "/clock") => {

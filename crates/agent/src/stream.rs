@@ -1,6 +1,10 @@
-//! `GET /stream`: bytes to and from a TCP port on the guest's loopback, or a Unix socket, each direction ending by itself.
+//! `GET /stream`: bytes to and from a TCP port on the guest's loopback, a Unix socket, or a connection that [`listen`] holds;
+//! each direction ends by itself.
+//!
+//! [`listen`]: crate::listen
 
 use crate::http::{self, Answer, Request};
+use crate::listen::Tickets;
 use hyper::{Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -14,12 +18,12 @@ use wire::{Fault, FaultKind};
 /// 10 s: loopback answers at once, unless the listener's queue is full.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 /// Connects first, so that a refusal is a fault and no stream.
-pub async fn upgrade(mut request: Request) -> Answer {
-    let mut target = tokio::time::timeout(CONNECT_DEADLINE, connect(&request))
+pub async fn upgrade(tickets: &Tickets, mut request: Request) -> Answer {
+    let mut target = tokio::time::timeout(CONNECT_DEADLINE, connect(tickets, &request))
         .await
         .map_err(|_| Fault::new(FaultKind::TimedOut, "the guest's socket did not take the connection"))??;
     let upgraded = hyper::upgrade::on(&mut request);
@@ -28,6 +32,11 @@ pub async fn upgrade(mut request: Request) -> Answer {
             let _ = copy_bidirectional(&mut TokioIo::new(upgraded), &mut target).await;
         }
     });
+    switching()
+}
+
+/// From here on the connection carries bytes.
+pub fn switching() -> Answer {
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "upgrade")
@@ -36,7 +45,10 @@ pub async fn upgrade(mut request: Request) -> Answer {
         .map_err(|error| Fault::new(FaultKind::Internal, "cannot answer").with_cause(error.to_string()))
 }
 
-async fn connect(request: &Request) -> Result<Box<dyn Duplex>, Fault> {
+async fn connect(tickets: &Tickets, request: &Request) -> Result<Box<dyn Duplex>, Fault> {
+    if let Some(ticket) = http::optional(request, "ticket") {
+        return tickets.take(&ticket);
+    }
     match (http::optional(request, "port"), http::optional(request, "path")) {
         (Some(port), None) => {
             let number = port.parse().map_err(|_| {
@@ -46,7 +58,7 @@ async fn connect(request: &Request) -> Result<Box<dyn Duplex>, Fault> {
             Ok(Box::new(stream))
         }
         (None, Some(path)) => Ok(Box::new(UnixStream::connect(&path).await.map_err(refused(&path))?)),
-        _ => Err(Fault::new(FaultKind::Invalid, "/stream needs either ?port= or ?path=")),
+        _ => Err(Fault::new(FaultKind::Invalid, "/stream needs one of ?port=, ?path=, ?ticket=")),
     }
 }
 
