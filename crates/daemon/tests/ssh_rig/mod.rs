@@ -106,7 +106,7 @@ pub async fn finish(command: &mut Command) -> Output {
     output.unwrap_or_else(|_| panic!("{command:?} hangs")).expect("it can be waited for")
 }
 
-pub async fn until(what: &str, met: impl Fn() -> bool) {
+pub async fn until(what: &str, mut met: impl FnMut() -> bool) {
     let began = Instant::now();
     while !met() {
         assert!(began.elapsed() < DEADLINE, "not in time: {what}");
