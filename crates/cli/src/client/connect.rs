@@ -69,7 +69,8 @@ impl Client {
         match UnixStream::connect(&self.socket).await {
             Ok(stream) => Ok(Some(stream)),
             Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                // Reset: it ended between taking us into its backlog and taking us in.
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Ok(None),
                 _ => Err(ClientError::Connect { socket: self.socket.clone(), source: error }),
             },
         }
