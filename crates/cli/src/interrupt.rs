@@ -2,6 +2,8 @@
 
 use crate::failure::{Failure, Outcome};
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wire::FaultKind;
 
@@ -24,10 +26,15 @@ impl Interrupt {
 
     /// The next signal's number.
     pub async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.int.recv() => 2,
-            _ = self.term.recv() => 15,
-            _ = self.hup.recv() => 1,
+        loop {
+            let number = tokio::select! {
+                _ = self.int.recv() => 2,
+                _ = self.term.recv() => 15,
+                _ = self.hup.recv() => 1,
+            };
+            if !is_echo(number) {
+                return number;
+            }
         }
     }
 
@@ -39,6 +46,22 @@ impl Interrupt {
             done = work => Ok(done),
         }
     }
+}
+
+/// 100 ms: no person presses Ctrl-C twice as fast, but `timeout` and the like signal a process and then its group.
+const ECHO_WITHIN: Duration = Duration::from_millis(100);
+
+/// The last signal that counted, for the whole process: an echo may reach another listener than the first did.
+static LAST: Mutex<Option<(u8, Instant)>> = Mutex::new(None);
+
+/// The same signal once more, sooner than anybody could mean it.
+pub fn is_echo(number: u8) -> bool {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let echo = last.is_some_and(|(before, at)| before == number && at.elapsed() < ECHO_WITHIN);
+    if !echo {
+        *last = Some((number, Instant::now()));
+    }
+    echo
 }
 
 /// For a command that needs nothing after a Ctrl-C but a word about it.

@@ -15,6 +15,7 @@ mod socket;
 
 use crate::client::{Client, ClientError};
 use crate::failure::{Failure, Outcome};
+use crate::interrupt::is_echo;
 use crate::terminal::{self, RawMode};
 use output::{Output, Stream};
 use socket::{Incoming, Outgoing};
@@ -142,6 +143,7 @@ async fn watch(
             event = signals.next() => match event {
                 Event::Resized if has_terminal => outgoing.resize(terminal::size()),
                 Event::Resized => {}
+                Event::Signal(number) if is_echo(number) => {}
                 Event::Signal(number) => {
                     let again = last.is_some_and(|(_, at)| at.elapsed() < TWICE_WITHIN);
                     let gone = number == SIGHUP || (has_terminal && number == SIGTERM);
