@@ -256,6 +256,9 @@ fn check(lab: &mut Lab) -> Result<(), String> {
         if record.has_disks != disk.is_some() {
             return Err(format!("{} has disks: {}, in the world: {disk:?}", record.name(), record.has_disks));
         }
+        if !record.has_disks {
+            return Err(format!("{} is {} and was never whole: its create was cut short", record.name(), record.state));
+        }
         if record.state == State::Failed && record.failure.is_none() {
             return Err(format!("{} failed and nobody says why", record.name()));
         }
