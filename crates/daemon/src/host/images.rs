@@ -19,6 +19,8 @@ mod program;
 mod shared;
 mod sources;
 mod staging;
+#[cfg(test)]
+mod tests;
 
 pub use kernel::KernelFiles;
 

@@ -63,8 +63,17 @@ impl Rig {
     /// Stops it as a signal would, and hands its world and folder on.
     pub async fn stop(self) -> (Arc<World>, TempDir) {
         self.app.stop();
+        let app = Arc::downgrade(&self.app);
         drop(self.app);
         tokio::time::timeout(PATIENCE, self.serving).await.expect("it stops").expect("no panic").expect("no error");
+        // The last one to let go closes the store, and SQLite then folds its write-ahead log into the file.
+        let log = self.folder.path().join("state/banger.db-wal");
+        let all_let_go = async {
+            while app.strong_count() > 0 || log.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all_let_go).await.expect("nothing of a stopped daemon holds its store");
         (self.world, self.folder)
     }
 

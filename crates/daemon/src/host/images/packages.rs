@@ -17,6 +17,9 @@ const FETCH_OPTIONS: &[&str] =
 const CUSTOMIZE: &[&str] = &[
     r#"rm -f "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/etc/ssh/ssh_host_*"#,
     r#"ln -sf /dev/null "$1"/etc/systemd/system/e2scrub_reap.service"#,
+    // Their module is not in the initramfs, and a failed unit makes a system degraded.
+    r#"ln -sf /dev/null "$1"/etc/systemd/system/proc-sys-fs-binfmt_misc.automount"#,
+    r#"ln -sf /dev/null "$1"/etc/systemd/system/proc-sys-fs-binfmt_misc.mount"#,
     r#"ln -sf /dev/null "$1"/etc/systemd/system/apt-daily.timer"#,
     r#"ln -sf /dev/null "$1"/etc/systemd/system/apt-daily-upgrade.timer"#,
     r#"mkdir -p "$1"/etc/systemd/system/ssh.service.d; printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' > "$1"/etc/systemd/system/ssh.service.d/keys.conf"#,
@@ -38,14 +41,19 @@ pub fn root_file_system(recipe: &ImageRecipe, staging: &Staging, watch: &dyn Wat
     }
     let mut heard = |line: &str| {
         tracing::info!(target: "mmdebstrap", "{line}");
-        if let Some(stage) = line.strip_prefix("I: ") {
-            watch.report(Report::Stage {
-                text: format!("building image {}: {}", recipe.name, stage.trim_end_matches("...")),
-            });
+        if let Some(stage) = stage_of(line) {
+            watch.report(Report::Stage { text: format!("building image {}: {stage}", recipe.name) });
         }
     };
     run("mmdebstrap", &mut command, watch, &mut heard)?;
     Ok(archive)
+}
+
+/// `I: downloading packages with apt...`: what takes long, in mmdebstrap's words; the rest is for the log.
+fn stage_of(line: &str) -> Option<&str> {
+    const LONG: &[&str] = &["running apt-get", "downloading", "extracting", "installing", "creating tarball"];
+    let stage = line.strip_prefix("I: ")?.trim_end_matches("...");
+    LONG.iter().any(|word| stage.starts_with(word)).then_some(stage)
 }
 
 /// The kernel's package itself, in the staging folder.
@@ -143,6 +151,14 @@ mod tests {
         let dump = "APT::Architecture \"amd64\";\nAcquire \"\";\nAcquire::http \"\";\nAcquire::http::Proxy \"http://p:1\";\n\
             Acquire::Languages \"none\";\nAcquire::Check-Date \"false\";\n";
         assert_eq!(chosen_options(dump), ["Acquire::http::Proxy \"http://p:1\";", "Acquire::Check-Date \"false\";"]);
+    }
+
+    #[test]
+    fn only_stages_that_take_long_are_told() {
+        assert_eq!(stage_of("I: downloading packages with apt..."), Some("downloading packages with apt"));
+        for quiet in ["I: running --customize-hook in shell: sh -c 'x'", "W: something", "I: success in 1 seconds"] {
+            assert_eq!(stage_of(quiet), None, "{quiet}");
+        }
     }
 
     #[test]
