@@ -6,8 +6,9 @@ use crate::config::defaults::Defaults;
 use crate::layout::Layout;
 use engine::StateChange;
 use engine::host::Host;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::{Semaphore, broadcast, watch};
 
 /// Operations of the engine at once; further ones wait. Boots are bounded by memory long before.
@@ -45,6 +46,8 @@ pub struct App {
     pub started_at: u64,
     pub library: Option<Arc<crate::host::images::Library>>,
     pub long_work: Semaphore,
+    /// Where the name server answers, once it does.
+    pub dns: OnceLock<SocketAddr>,
     stopping: watch::Sender<bool>,
     events: broadcast::Sender<StateChange>,
 }
@@ -78,6 +81,7 @@ impl App {
             started_at,
             library,
             long_work: Semaphore::new(MAX_LONG_WORK),
+            dns: OnceLock::new(),
             stopping: watch::Sender::new(false),
             events: broadcast::Sender::new(EVENTS_KEPT),
         });

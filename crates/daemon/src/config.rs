@@ -46,6 +46,7 @@ pub struct Config {
     pub auto_stop_stale_after: Option<Duration>,
     #[serde(deserialize_with = "values::parsed")]
     pub restart: Option<RestartPolicy>,
+    pub dns_port: Option<u16>,
     pub vm_defaults: VmDefaults,
     pub caps: Caps,
 }

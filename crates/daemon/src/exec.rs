@@ -56,7 +56,7 @@ pub async fn exec(State(app): State<Arc<App>>, reference: Named, mut request: Re
     }
 }
 
-fn check_runs(sandbox: &Sandbox) -> Result<(), Refusal> {
+pub(crate) fn check_runs(sandbox: &Sandbox) -> Result<(), Refusal> {
     match answer(sandbox.state, Wish::Exec) {
         Answer::Begin | Answer::AlreadySo => Ok(()),
         Answer::Refused(reason) => {

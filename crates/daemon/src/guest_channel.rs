@@ -6,8 +6,10 @@
 
 mod call;
 mod command;
+mod vsock;
 
 pub use command::{Command, CommandEvent, CommandInput, CommandOutput};
+pub use vsock::Vsock;
 
 use model::SandboxId;
 use serde::de::DeserializeOwned;

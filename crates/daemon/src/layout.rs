@@ -3,6 +3,7 @@
 //! ```text
 //! state    bangerd's own records and all disks; survives a reboot     BANGER_STATE, $XDG_STATE_HOME/banger, ~/.local/state/banger
 //!   banger.db  bangerd.lock
+//!   ssh/                   id_ed25519 known_hosts host/<id>
 //!   vms/<id>/              root.ext4 work.ext4 console.log vmm.log lock
 //!   images/<name>/         rootfs.ext4 work-seed.ext4 manifest.json
 //!   kernels/<name>/        vmlinux initramfs-<agent>.cpio modules/ manifest.json
@@ -119,6 +120,11 @@ impl Layout {
     /// Held by the one `bangerd` that owns this state.
     pub fn daemon_lock(&self) -> PathBuf {
         self.state.join("bangerd.lock")
+    }
+
+    /// Keys and known_hosts; what lies in it is `crate::ssh::keys`' own.
+    pub fn ssh(&self) -> PathBuf {
+        self.state.join("ssh")
     }
 
     pub fn vms(&self) -> PathBuf {

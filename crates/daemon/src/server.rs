@@ -68,6 +68,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/vms/{ref}/ports", get(observe::ports))
         .route("/v1/vms/{ref}/logs", get(logs::logs))
         .route("/v1/vms/{ref}/exec", get(crate::exec::exec))
+        .route("/v1/vms/{ref}/ssh", get(crate::ssh::door::ssh))
         .route("/v1/history", get(host::history))
         .route("/v1/events", get(events::events))
         .route("/v1/audit", get(host::audit))

@@ -18,6 +18,7 @@
 //! ([`inbox`]); whatever a client leaves behind when it vanishes ends with its `Session`, which owns every task.
 
 mod command;
+pub mod door;
 mod forward;
 mod inbox;
 pub mod keys;

@@ -19,6 +19,7 @@
 //! | `GET /v1/vms/{ref}/ports` | – | [`PortsAnswer`] |
 //! | `GET /v1/vms/{ref}/logs` | [`LogsRequest`] as query | the log's bytes; with `follow` until the sandbox ends or the client goes |
 //! | `GET /v1/vms/{ref}/exec` | WebSocket, see [`crate::guest`] | spliced through to the agent |
+//! | `GET /v1/vms/{ref}/ssh` | `Upgrade: `[`SSH_UPGRADE`] | `101 Switching Protocols`, then the SSH protocol |
 //! | `GET /v1/history` | [`HistoryRequest`] as query | [`History`] |
 //! | `GET /v1/events` | – | stream of [`StateChange`] |
 //! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
@@ -52,6 +53,9 @@ pub use sandbox::*;
 use crate::Fault;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+/// The protocol named in `Upgrade:` of `GET /v1/vms/{ref}/ssh`.
+pub const SSH_UPGRADE: &str = "ssh";
 
 /// One line of a stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

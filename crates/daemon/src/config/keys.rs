@@ -60,6 +60,12 @@ pub const KEYS: &[Key] = &[
         "`no`",
         "The restart policy of a sandbox made without `--restart`: `no`, `on-failure`, `always`.",
     ),
+    key(
+        "dns_port",
+        "42069",
+        "`42069`",
+        "Where sandboxes are found by name, on 127.0.0.1; 0 switches the name server off.",
+    ),
     key("vm_defaults.vcpu", "2", "a quarter of the host's, 1 to 4", "CPUs of a sandbox."),
     key(
         "vm_defaults.memory",

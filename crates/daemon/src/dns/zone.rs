@@ -80,7 +80,10 @@ impl Zone {
         self.nodes.entry(LowerName::new(&owner)).or_default();
         for address in &host.addresses {
             self.add(record(&owner, address_data(*address)));
-            self.add(record(&Name::from(*address), RData::PTR(PTR(owner.clone()))));
+            // The loopback address of published ports is not the sandbox's own.
+            if !address.is_loopback() {
+                self.add(record(&Name::from(*address), RData::PTR(PTR(owner.clone()))));
+            }
         }
         for service in &host.services {
             self.add_service(host, &owner, service);

@@ -26,7 +26,7 @@ pub async fn daemon_status(State(app): Shared) -> axum::Json<DaemonStatus> {
         version: crate::VERSION.to_owned(),
         pid: std::process::id(),
         socket: app.socket.display().to_string(),
-        dns: None,
+        dns: app.dns.get().map(ToString::to_string),
         state_folder: app.layout.state().display().to_string(),
         log_file: app.log_file.display().to_string(),
         host: app.kind.word().to_owned(),

@@ -73,15 +73,27 @@ impl Keys {
         ensure(&self.host_key_path(id), id.as_str()).map(HostKey)
     }
 
-    pub fn remove_host_key(&self, id: &SandboxId) -> Result<(), KeyError> {
-        let path = self.host_key_path(id);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(KeyError::Write { path, source }),
-            _ => Ok(()),
+    /// Host keys of sandboxes that are gone.
+    fn remove_others(&self, sandboxes: &[(SandboxId, SandboxName)]) -> Result<(), KeyError> {
+        let folder = self.folder.join("host");
+        let entries = std::fs::read_dir(&folder).map_err(|source| KeyError::Read { path: folder, source })?;
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
+            let path = entry.path();
+            match id {
+                Some(id) if !sandboxes.iter().any(|(kept, _)| *kept == id) => match std::fs::remove_file(&path) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        return Err(KeyError::Write { path, source });
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
         }
+        Ok(())
     }
 
-    /// Pins the host keys of exactly these sandboxes.
+    /// Pins the host keys of exactly these sandboxes; the keys of others are removed.
     pub fn write_known_hosts(&self, sandboxes: &[(SandboxId, SandboxName)]) -> Result<(), KeyError> {
         let mut text = String::from("# Written by bangerd from the sandboxes that there are; changes are lost.\n");
         let mut lines = Vec::new();
@@ -95,7 +107,8 @@ impl Keys {
         if std::fs::read_to_string(&path).ok().as_deref() == Some(&text) {
             return Ok(());
         }
-        replace(&path, text.as_bytes(), PUBLIC)
+        replace(&path, text.as_bytes(), PUBLIC)?;
+        self.remove_others(sandboxes)
     }
 
     fn host_key_path(&self, id: &SandboxId) -> PathBuf {
@@ -211,7 +224,6 @@ mod tests {
         keys.write_known_hosts(std::slice::from_ref(&web)).expect("written");
         let after = std::fs::read_to_string(keys.known_hosts_path()).expect("read");
         assert!(after.contains("web.vm") && !after.contains("db.vm"), "{after}");
-        keys.remove_host_key(&web.0).expect("removed");
-        keys.remove_host_key(&web.0).expect("removed again");
+        assert_eq!(std::fs::read_dir(keys.folder.join("host")).expect("a folder").count(), 1);
     }
 }

@@ -28,6 +28,7 @@ impl GuestChannel for AgentSocket {
 pub struct Rig {
     pub folder: tempfile::TempDir,
     pub guest: Guest,
+    channel: Arc<dyn GuestChannel>,
     pub port: u16,
     _agent: Child,
     _server: tokio::task::JoinSet<()>,
@@ -48,7 +49,8 @@ pub async fn rig() -> Option<Rig> {
     let keys = Keys::open(folder.path().join("ssh")).expect("a key folder");
     keys.write_known_hosts(&[(id.clone(), "web".parse().expect("a name"))]).expect("known hosts");
     let host_key = keys.ensure_host_key(&id).expect("a host key");
-    let guest = Guest::new(Arc::new(AgentSocket(socket)), id);
+    let channel: Arc<dyn GuestChannel> = Arc::new(AgentSocket(socket));
+    let guest = Guest::new(channel.clone(), id);
     let target = Target { guest: guest.clone(), name: "web".to_owned(), host_key };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
@@ -60,12 +62,16 @@ pub async fn rig() -> Option<Rig> {
             sessions.spawn(ssh::serve(stream, target.clone()));
         }
     });
-    let rig = Rig { folder, guest, port, _agent: agent, _server: server };
+    let rig = Rig { folder, guest, channel, port, _agent: agent, _server: server };
     rig.write_config(&keys);
     Some(rig)
 }
 
 impl Rig {
+    pub fn channel(&self) -> Arc<dyn GuestChannel> {
+        self.channel.clone()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
