@@ -35,7 +35,7 @@ pub fn firecracker() -> PathBuf {
     made_once("firecracker", |world| {
         let kernel = crate::needs::test_kernel().expect("the need was checked");
         let kernel = kernel.to_string_lossy().into_owned();
-        world.banger(&["kernel", "import", TEST_KERNEL, "--from", &kernel, "--boot-args", TEST_KERNEL_ARGUMENTS]).ok();
+        world.banger(&["kernel", "import", TEST_KERNEL, &kernel, "--boot-args", TEST_KERNEL_ARGUMENTS]).ok();
         import_tiny(world);
     })
 }
@@ -43,7 +43,7 @@ pub fn firecracker() -> PathBuf {
 fn import_tiny(world: &World) -> Ran {
     let tar = world.path().join("tiny.tar");
     write_tiny_tar(&tar);
-    world.banger(&["image", "import", TINY_IMAGE, "--from", &tar.to_string_lossy()]).ok()
+    world.banger(&["image", "import", TINY_IMAGE, &tar.to_string_lossy()]).ok()
 }
 
 fn made_once(name: &str, make: impl FnOnce(&World)) -> PathBuf {
