@@ -1,6 +1,8 @@
 //! `banger doctor`: one verdict a line about this machine, the backends and why one was chosen, and every default with
 //! where it comes from. It looks and changes nothing.
 
+mod machine;
+
 use crate::app::{App, HostKind};
 use crate::config::defaults::{From, Provenance};
 use engine::host::vmm::{BackendFacts, Features, choose};
@@ -13,12 +15,12 @@ pub fn examine(app: &App) -> Doctor {
     let mut checks = vec![choice(&backends)];
     match app.kind {
         HostKind::Sim => checks.push(check("host", Verdict::Warn, "simulated: nothing here is a real machine", None)),
-        HostKind::Real => checks.extend(crate::host::checks(app)),
+        HostKind::Real => checks.extend(machine::checks(app)),
     }
     Doctor { checks, backends: rows(&backends), defaults: defaults(app) }
 }
 
-pub fn check(name: &str, verdict: Verdict, detail: impl Into<String>, hint: Option<&str>) -> Check {
+fn check(name: &str, verdict: Verdict, detail: impl Into<String>, hint: Option<&str>) -> Check {
     Check { name: name.to_owned(), verdict, detail: detail.into(), hint: hint.map(str::to_owned) }
 }
 

@@ -9,25 +9,55 @@ pub mod network;
 pub mod repository;
 pub mod vmm;
 
-use crate::app::App;
 use crate::config::Config;
 use crate::daemon::Under;
 use crate::layout::Layout;
 use engine::host::Host;
+use engine::host::vmm::{Vmm, choose};
+use model::VmmChoice;
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::Handle;
-use wire::control::Check;
+use vmm::backends::Programs;
 
 /// The engine's small world: no VM, no root, no network.
 pub fn simulated() -> Host {
     engine::sim::World::with_clock(Arc::new(clock::HostClock)).host()
 }
 
-pub fn real(_layout: &Layout, _config: &Config, _runtime: Handle) -> io::Result<Under> {
-    Err(io::Error::other("the real host is not joined yet"))
+/// This machine. Call on the runtime that will serve: the guests' sockets live on it.
+pub fn real(layout: &Layout, config: &Config, runtime: Handle) -> io::Result<Under> {
+    let clock = Arc::new(clock::HostClock);
+    let library = Arc::new(images::Library::open(layout.clone())?);
+    let expected = guest::Expected::new(layout.clone());
+    let programs = Programs {
+        firecracker: config.firecracker_bin.clone(),
+        qemu: config.qemu_bin.clone(),
+        vsock_device: config.vsock_device_bin.clone(),
+    };
+    let bind = expected.clone();
+    let vmm = Arc::new(vmm::HostVmm::new(vmm::Settings {
+        layout: layout.clone(),
+        programs,
+        kernels: library.clone(),
+        before_boot: Arc::new(move |id| bind.expect(id)),
+    })?);
+    let emulated = !chosen_is_accelerated(vmm.as_ref());
+    let guest = guest::HostGuest::new(layout.clone(), runtime, clock.clone(), expected, vmm.clone());
+    let host = Host {
+        vmm,
+        network: Arc::new(network::HostNetwork::new(None)),
+        disk: Arc::new(disk::HostDisk::new(layout.clone())),
+        images: library.clone(),
+        guest: Arc::new(guest),
+        repository: Arc::new(repository::HostRepository),
+        clock,
+    };
+    Ok(Under { host, library: Some(library), emulated })
 }
 
-pub fn checks(_app: &App) -> Vec<Check> {
-    Vec::new()
+fn chosen_is_accelerated(vmm: &dyn Vmm) -> bool {
+    let backends = vmm.backends();
+    let Ok(chosen) = choose(VmmChoice::Auto, &backends) else { return true };
+    backends.iter().any(|facts| facts.backend == chosen && facts.accelerated)
 }

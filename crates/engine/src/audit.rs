@@ -5,6 +5,7 @@
 
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::host::network::LinkMode;
 use crate::host::vmm::VmmState;
 use crate::lock;
 use crate::plan::Verb;
@@ -119,6 +120,10 @@ fn findings_of(record: &Sandbox, facts: &Facts) -> Vec<Finding> {
         Verdict::FinishStop => findings.push(finding("process", "a VMM runs, and its stop was cut short")),
         Verdict::TurnOff(_) => findings.push(finding("record", &describe_remains(record, facts))),
         Verdict::Remove => findings.push(finding("record", "its removal was cut short")),
+    }
+    let wants_tap = record.attachment.as_ref().is_some_and(|link| matches!(link.mode, LinkMode::Tap { .. }));
+    if record.state == State::Running && wants_tap && !facts.links.contains_key(&record.id) {
+        findings.push(finding("link", "recorded as running, and its network link is missing"));
     }
     if record.has_disks && record.state != State::Removing && !facts.disks.contains_key(&record.id) {
         findings.push(finding("disk", "its disks are missing"));

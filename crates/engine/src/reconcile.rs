@@ -82,7 +82,8 @@ pub(crate) fn judge(record: &Sandbox, facts: &Facts, interrupted: Option<Verb>) 
     let created = interrupted == Some(Verb::Create);
     match (record.state, on) {
         (State::Removing, _) => Verdict::Remove,
-        (State::Created, _) if created => Verdict::Remove,
+        // With its disks made, a create that was not to start is whole.
+        (State::Created, _) if created && !record.has_disks => Verdict::Remove,
         (State::Starting, Some(_)) if !(created && record.spec.ephemeral) => Verdict::Await,
         (State::Starting, _) if created => Verdict::Remove,
         (State::Starting, _) => Verdict::TurnOff(State::Stopped),
@@ -103,6 +104,12 @@ pub(crate) fn judge(record: &Sandbox, facts: &Facts, interrupted: Option<Verb>) 
             Verdict::Ended { exit, rebooted: rebooted(record, facts) }
         }
     }
+}
+
+/// What was cut short. A create stays one, though its undoing began an operation of its own that was cut short too.
+fn interrupted(stale: &[&Operation]) -> Option<Verb> {
+    let create = stale.iter().find(|operation| operation.verb == Verb::Create);
+    create.or(stale.last()).map(|operation| operation.verb)
 }
 
 /// The wanted ports; one that was any free port once stays the port that it became.
@@ -196,14 +203,13 @@ impl Engine {
             return None;
         }
         let stale: Vec<_> = stale.iter().filter(|operation| operation.sandbox == record.id).collect();
-        let interrupted = stale.last().map(|operation| operation.verb);
-        let verdict = judge(&record, facts, interrupted);
-        let result = self.note_disks(&record, facts);
-        let result = result.and_then(|()| self.carry_out_verdict(&seat, &record, &verdict, operation));
-        if let Err(error) = result {
-            self.look_again();
-            return Some(Finding::new("record", record.name(), error.chain()));
-        }
+        let (record, verdict) = match self.settle(&seat, record.clone(), facts, interrupted(&stale), operation) {
+            Ok(settled) => settled,
+            Err(error) => {
+                self.look_again();
+                return Some(Finding::new("record", record.name(), error.chain()));
+            }
+        };
         for operation in stale {
             self.close(operation, Outcome::Interrupted);
         }
@@ -211,16 +217,24 @@ impl Engine {
             .map(|detail| Finding { mended: true, ..Finding::new("record", record.name(), detail) })
     }
 
-    /// Disks that were made in a daemon's last moment are the sandbox's own.
-    fn note_disks(&self, record: &Sandbox, facts: &Facts) -> Result<()> {
-        if record.has_disks || !facts.disks.contains_key(&record.id) {
-            return Ok(());
+    fn settle(
+        &self,
+        seat: &Seat,
+        mut record: Arc<Sandbox>,
+        facts: &Facts,
+        interrupted: Option<Verb>,
+        operation: model::OperationId,
+    ) -> Result<(Arc<Sandbox>, Verdict)> {
+        if !record.has_disks && facts.disks.contains_key(&record.id) {
+            // Disks that were made in a daemon's last moment are the sandbox's own.
+            record = self.update(&record.id, Saving::Must, None, |record| {
+                record.has_disks = true;
+                Ok(())
+            })?;
         }
-        let noted = self.update(&record.id, Saving::Must, None, |record| {
-            record.has_disks = true;
-            Ok(())
-        });
-        noted.map(drop)
+        let verdict = judge(&record, facts, interrupted);
+        self.carry_out_verdict(seat, &record, &verdict, operation)?;
+        Ok((record, verdict))
     }
 
     fn carry_out_verdict(

@@ -12,7 +12,7 @@ use engine::host::HostErrorKind;
 use engine::host::Unwatched;
 use engine::host::vmm::{VmmExit, VmmState};
 use engine::sim::{Boot, Crash, Fault, Shutdown, World};
-use engine::{Changes, Engine, Sandbox, Settings, Start, Store};
+use engine::{Changes, Engine, Operation, Sandbox, Settings, Start, Store, Verb};
 use model::port::PortForward;
 use model::{ByteSize, RestartPolicy, SandboxId, State};
 use proptest::prelude::*;
@@ -255,6 +255,12 @@ fn check(lab: &mut Lab) -> Result<(), String> {
         let disk = disks.iter().find(|disk| disk.id == *id);
         if record.has_disks != disk.is_some() {
             return Err(format!("{} has disks: {}, in the world: {disk:?}", record.name(), record.has_disks));
+        }
+        // Whom a person stopped before it was whole is off, and becomes whole with its start.
+        let stopped = |operation: &Operation| matches!(operation.verb, Verb::Stop | Verb::Kill | Verb::Restart);
+        let history = engine.history(Some(id.as_str()), 1000).map_err(|error| error.chain())?;
+        if !record.has_disks && !history.iter().any(stopped) {
+            return Err(format!("{} is {} and was never whole: its create was cut short", record.name(), record.state));
         }
         if record.state == State::Failed && record.failure.is_none() {
             return Err(format!("{} failed and nobody says why", record.name()));

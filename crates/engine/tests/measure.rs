@@ -32,7 +32,17 @@ fn a_thousand_sandboxes() {
     eprintln!("tick: {:?}", watch.elapsed());
     drop(engine);
     let watch = std::time::Instant::now();
+    let store = engine::Store::open(folder.path()).expect("the store opens");
+    eprintln!("open the store: {:?}", watch.elapsed());
+    let watch = std::time::Instant::now();
+    std::hint::black_box(store.operations(None, 50).expect("history"));
+    eprintln!("the last 50 operations: {:?}", watch.elapsed());
+    drop(store);
+    let watch = std::time::Instant::now();
     let engine = Engine::open(folder.path(), world.host(), Settings::default()).expect("the engine opens");
     eprintln!("open with 1,000 running: {:?}", watch.elapsed());
     assert_eq!(engine.list().len(), 1000);
+    let watch = std::time::Instant::now();
+    engine.reconcile();
+    eprintln!("reconcile 1,000 running: {:?}", watch.elapsed());
 }

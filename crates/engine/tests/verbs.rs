@@ -163,3 +163,29 @@ fn a_reference_is_a_name_an_id_or_a_unique_prefix() {
     assert_eq!(engine.resolve("nobody").expect_err("nobody").kind, Kind::NotFound);
     assert_eq!(engine.resolve("").expect_err("nothing").kind, Kind::NotFound);
 }
+
+#[test]
+fn an_audit_tells_and_mends_what_somebody_else_did() {
+    let (world, store, engine) = world();
+    let web = engine.create(spec("web"), NOW, &Unwatched).expect("it boots");
+    let db = engine.create(spec("db"), NOW, &Unwatched).expect("it boots");
+    let host = world.host();
+    let _change = host.network.remove_link(&web.id).expect("somebody deletes the tap");
+    world.end_vmm(&db.id, VmmExit { code: None, signal: Some(9) });
+    let stranger = model::SandboxId::from_bits(1);
+    let image = web.spec.image.clone();
+    let size = web.spec.disk_size;
+    let disks = engine::host::disk::Disks { id: stranger.clone(), image, root_size: size, work_size: size };
+    let _change = host.disk.ensure_disks(&disks).expect("disks that no record knows");
+    let found: Vec<_> = engine.audit().expect("audit").iter().map(|f| (f.what, f.subject.clone())).collect();
+    let expected = [("link", "web".to_owned()), ("record", "db".to_owned()), ("disk", stranger.to_string())];
+    assert!(expected.iter().all(|wanted| found.contains(wanted)) && found.len() == 3, "{found:?}");
+    let fixed = engine.audit_fix().expect("audit");
+    for finding in &fixed {
+        // Nobody knows whose these disks were: they are told, and left to the person.
+        assert_eq!(finding.mended, finding.what != "disk", "{finding:?}");
+    }
+    assert_eq!(engine.get(&db.id).expect("it is known").state, State::Failed);
+    assert_eq!(engine.audit().expect("audit").len(), 1);
+    drop(store);
+}

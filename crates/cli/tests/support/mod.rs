@@ -7,7 +7,6 @@ pub mod fake;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use tempfile::TempDir;
 
 pub struct World {
@@ -122,19 +121,11 @@ fn settle_word(word: &str) -> &str {
     }
 }
 
-/// The daemon of the same tree: `xtask test` has built it and says where; otherwise it is built here.
-fn bangerd() -> &'static Path {
-    static BANGERD: OnceLock<PathBuf> = OnceLock::new();
-    BANGERD.get_or_init(|| {
-        if let Some(folder) = std::env::var_os("BANGER_BIN_FOLDER") {
-            return Path::new(&folder).join("bangerd");
-        }
-        let bangerd = Path::new(env!("CARGO_BIN_EXE_banger")).with_file_name("bangerd");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "daemon", "--bin", "bangerd"])
-            .status()
-            .expect("cargo can be run");
-        assert!(built.success(), "bangerd can be built");
-        bangerd
-    })
+/// The daemon of the same tree, where `cargo xtask test` has put it, or beside `banger`. Not built from here: forty
+/// tests would wait for one lock.
+fn bangerd() -> PathBuf {
+    let beside = Path::new(env!("CARGO_BIN_EXE_banger")).with_file_name("bangerd");
+    let bangerd = std::env::var_os("BANGER_BIN_FOLDER").map_or(beside, |folder| Path::new(&folder).join("bangerd"));
+    assert!(bangerd.exists(), "{} is not there: `cargo build -p daemon` makes it", bangerd.display());
+    bangerd
 }

@@ -1,25 +1,333 @@
-//! (in the making)
-use engine::host::{HostError, HostErrorKind, Result, Watch};
-use model::{ImageName, KernelName};
-use std::path::{Path, PathBuf};
+//! The images seam: the library of images and kernels below the state folder.
+//!
+//! ```text
+//!  images.rs    the seam; what is here, removal, one piece of work for many who ask
+//!  images/catalog   what can be made by name        images/packages   apt and mmdebstrap
+//!  images/image     tar → image                     images/kernel     package or files → kernel, initramfs
+//!  images/staging   half-made things, out of sight  images/program    a child that can be stopped
+//!  images/manifest  what stands beside the files
+//! ```
+//! An entry is a folder that was renamed into place whole; whatever is half-made has a name that no image can have. The
+//! daemon holds the lock of the state folder, so what lies half-made when it starts is nobody's.
 
-pub struct Library;
-pub struct KernelFiles {
-    pub vmlinux: PathBuf,
-    pub modules: Option<PathBuf>,
-    pub boot_args: String,
+mod catalog;
+mod image;
+mod kernel;
+mod manifest;
+mod packages;
+mod program;
+mod shared;
+mod sources;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+pub use kernel::KernelFiles;
+
+use super::vmm::boot;
+use crate::layout::Layout;
+use catalog::{ImageRecipe, KernelRecipe};
+use engine::host::images::{ImageFacts, Images, KernelFacts};
+use engine::host::{HostError, HostErrorKind, Report, Result, Watch};
+use kernel::Agent;
+use manifest::{ImageManifest, KernelManifest};
+use model::{ByteSize, Change, ImageName, KernelName};
+use shared::Shared;
+use staging::Staging;
+use std::fmt::Display;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Mutex;
+
+/// More entries than this are not listed: somebody else's folder.
+const MAX_ENTRIES: usize = 10_000;
+
+pub struct Library {
+    layout: Layout,
+    /// Work under way, by `image/<name>` or `kernel/<name>`.
+    under_way: Shared,
+    /// The agent's digest, as of its file's last change; held while an initramfs is made.
+    agent: Mutex<Option<Agent>>,
 }
+
 impl Library {
+    /// Call with the state folder's lock held: sweeps what an earlier daemon left half-made.
+    pub fn open(layout: Layout) -> io::Result<Library> {
+        for folder in [layout.images(), layout.kernels()] {
+            staging::sweep(&folder)?;
+        }
+        Ok(Library { layout, under_way: Shared::default(), agent: Mutex::default() })
+    }
+
+    /// What can be made here by name, with where it comes from.
     pub fn catalog_images(&self) -> Vec<(ImageName, String)> {
-        Vec::new()
+        catalog::IMAGES.iter().map(|recipe| (known(recipe.name), recipe.source.to_owned())).collect()
     }
+
     pub fn catalog_kernels(&self) -> Vec<(KernelName, String)> {
-        Vec::new()
+        catalog::KERNELS.iter().map(|recipe| (known(recipe.name), recipe.source.to_owned())).collect()
     }
-    pub fn import_image(&self, _: &ImageName, _: &Path, _: &dyn Watch) -> Result<()> {
-        Err(HostError::new(HostErrorKind::Unfit, "cannot import yet"))
+
+    /// Makes an image of a tar archive: plain, gzip, zstd or xz.
+    pub fn import_image(&self, name: &ImageName, archive: &Path, watch: &dyn Watch) -> Result<()> {
+        let attempt = format!("cannot import image {name}");
+        refuse_existing(&self.layout.image(name), &attempt)?;
+        watch.report(Report::Stage { text: format!("importing image {name}") });
+        let work = || {
+            let staging = Staging::begin(&self.layout.images())?;
+            let source = format!("imported from {}", archive.display());
+            image::from_archive(archive, &staging, &source, watch)?;
+            staging.commit(&self.layout.image(name))
+        };
+        work().map_err(|error| error.told(&attempt, &self.layout))
     }
-    pub fn import_kernel(&self, _: &KernelName, _: &KernelFiles, _: &dyn Watch) -> Result<()> {
-        Err(HostError::new(HostErrorKind::Unfit, "cannot import yet"))
+
+    /// Registers a kernel: an ELF `vmlinux` or a bzImage, its modules, and the words it needs.
+    pub fn import_kernel(&self, name: &KernelName, files: &KernelFiles, watch: &dyn Watch) -> Result<()> {
+        let attempt = format!("cannot import kernel {name}");
+        refuse_existing(&self.layout.kernel(name), &attempt)?;
+        watch.report(Report::Stage { text: format!("importing kernel {name}") });
+        let work = || {
+            let staging = Staging::begin(&self.layout.kernels())?;
+            kernel::from_files(files, &staging)?;
+            staging.commit(&self.layout.kernel(name))
+        };
+        work().map_err(|error| error.told(&attempt, &self.layout))
     }
+
+    fn make_image(&self, name: &ImageName, recipe: &ImageRecipe, watch: &dyn Watch) -> Result<()> {
+        watch.report(Report::Stage { text: format!("building image {name}") });
+        let work = || {
+            let staging = Staging::begin(&self.layout.images())?;
+            let archive = packages::root_file_system(recipe, &staging, watch)?;
+            watch.report(Report::Stage { text: format!("writing image {name}") });
+            image::from_archive(&archive, &staging, recipe.source, watch)?;
+            std::fs::remove_file(&archive)?;
+            staging.commit(&self.layout.image(name))
+        };
+        work().map_err(|error| error.told(&format!("cannot build image {name}"), &self.layout))
+    }
+
+    fn make_kernel(&self, name: &KernelName, recipe: &KernelRecipe, watch: &dyn Watch) -> Result<()> {
+        watch.report(Report::Stage { text: format!("fetching kernel {name}") });
+        let work = || {
+            let staging = Staging::begin(&self.layout.kernels())?;
+            let package = packages::kernel_package(recipe, &staging, watch)?;
+            watch.report(Report::Stage { text: format!("unpacking kernel {name}") });
+            kernel::from_package(&package, &staging, recipe.source, watch)?;
+            staging.commit(&self.layout.kernel(name))
+        };
+        work().map_err(|error| error.told(&format!("cannot make kernel {name}"), &self.layout))
+    }
+
+    /// The agent that guests get, or why there is none.
+    pub fn agent(&self) -> std::result::Result<std::path::PathBuf, Trouble> {
+        kernel::find_agent()
+    }
+}
+
+/// What stops the making of an image or kernel; [`Trouble::told`] turns it into the seam's error.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{what} {path}")]
+    File { what: &'static str, path: std::path::PathBuf, source: io::Error },
+    #[error("the archive cannot become a disk")]
+    Image(#[source] ::images::ext4::ImageError),
+    #[error("the archive cannot be read")]
+    Layer(#[from] ::images::LayerError),
+    #[error("the kernel cannot be used")]
+    Kernel(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{program} failed: {said}")]
+    Program { program: &'static str, said: String },
+    #[error("{sentence}")]
+    Unfit { sentence: String, hint: Option<String> },
+    #[error("{0}")]
+    NotFound(String),
+    #[error("nobody wants it any more")]
+    Cancelled,
+}
+
+impl From<::images::ext4::ImageError> for Trouble {
+    fn from(error: ::images::ext4::ImageError) -> Trouble {
+        match error {
+            ::images::ext4::ImageError::Cancelled => Trouble::Cancelled,
+            ::images::ext4::ImageError::Layer { source: ::images::LayerError::Cancelled, .. } => Trouble::Cancelled,
+            other => Trouble::Image(other),
+        }
+    }
+}
+
+impl Trouble {
+    fn told(self, attempt: &str, layout: &Layout) -> HostError {
+        if self.is_full_disk() {
+            let attempt = format!("{attempt}: there is no room left on the disk of {}", layout.state().display());
+            return HostError::new(HostErrorKind::Unfit, attempt).with_hint("`banger image list` shows what could go");
+        }
+        let (kind, hint) = match &self {
+            Trouble::Io(_) | Trouble::File { .. } => (HostErrorKind::Broken, None),
+            Trouble::Image(_) | Trouble::Layer(_) | Trouble::Kernel(_) => (HostErrorKind::Invalid, None),
+            Trouble::Program { .. } => (HostErrorKind::Unfit, Some("`banger doctor` checks the tools".to_owned())),
+            Trouble::Unfit { hint, .. } => (HostErrorKind::Unfit, hint.clone()),
+            Trouble::NotFound(_) => (HostErrorKind::NotFound, None),
+            Trouble::Cancelled => (HostErrorKind::Cancelled, None),
+        };
+        let error = HostError::new(kind, attempt).with_source(self);
+        match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+
+    fn is_full_disk(&self) -> bool {
+        if let Trouble::Program { said, .. } = self {
+            return said.contains("No space left on device");
+        }
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let full = error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
+            if full {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// A name of the built-in catalog.
+fn known<T: std::str::FromStr>(name: &str) -> T
+where
+    T::Err: Display + std::fmt::Debug,
+{
+    name.parse().expect("the catalog's names are valid")
+}
+
+fn refuse_existing(path: &Path, attempt: &str) -> Result<()> {
+    match path.exists() {
+        true => Err(HostError::new(HostErrorKind::Busy, format!("{attempt}: there is one of this name"))
+            .with_hint("remove it first, or choose another name")),
+        false => Ok(()),
+    }
+}
+
+fn unknown(what: &str, name: &str) -> HostError {
+    HostError::new(HostErrorKind::NotFound, format!("there is no {what} `{name}`, neither here nor in the catalog"))
+        .with_hint(format!("`banger {what} list` shows what there is"))
+}
+
+impl Images for Library {
+    fn ensure_image(&self, name: &ImageName, watch: &dyn Watch) -> Result<Change> {
+        let here = || self.layout.image_manifest(name).is_file();
+        if here() {
+            return Ok(Change::Unchanged);
+        }
+        let recipe = catalog::image(name.as_str()).ok_or_else(|| unknown("image", name.as_str()))?;
+        self.under_way.once(&format!("image/{name}"), watch, || match here() {
+            true => Ok(Change::Unchanged),
+            false => self.make_image(name, recipe, watch).map(|()| Change::Changed),
+        })
+    }
+
+    fn ensure_kernel(&self, name: &KernelName, watch: &dyn Watch) -> Result<Change> {
+        let here = || self.layout.kernel_manifest(name).is_file();
+        let change = if here() {
+            Change::Unchanged
+        } else {
+            let recipe = catalog::kernel(name.as_str()).ok_or_else(|| unknown("kernel", name.as_str()))?;
+            self.under_way.once(&format!("kernel/{name}"), watch, || match here() {
+                true => Ok(Change::Unchanged),
+                false => self.make_kernel(name, recipe, watch).map(|()| Change::Changed),
+            })?
+        };
+        self.initramfs(name)?;
+        Ok(change)
+    }
+
+    fn remove_image(&self, name: &ImageName) -> Result<Change> {
+        staging::remove(&self.layout.image(name))
+            .map_err(|error| Trouble::from(error).told(&format!("cannot remove image {name}"), &self.layout))
+    }
+
+    fn remove_kernel(&self, name: &KernelName) -> Result<Change> {
+        staging::remove(&self.layout.kernel(name))
+            .map_err(|error| Trouble::from(error).told(&format!("cannot remove kernel {name}"), &self.layout))
+    }
+
+    fn images(&self) -> Result<Vec<ImageFacts>> {
+        let names = entries::<ImageName>(&self.layout.images()).map_err(|error| self.unreadable("images", error))?;
+        let facts = |name: ImageName| {
+            let manifest = ImageManifest::read(&self.layout.image_manifest(&name))?;
+            let files = [self.layout.image_rootfs(&name), self.layout.image_work_seed(&name)];
+            let (size, allocated) = sizes(&files);
+            Some(ImageFacts {
+                digest: manifest.digest,
+                has_systemd: manifest.has_systemd,
+                kernel: manifest.kernel,
+                size,
+                allocated,
+                created_at: manifest.created_at_ns,
+                source: manifest.source,
+                name,
+            })
+        };
+        Ok(names.into_iter().filter_map(facts).collect())
+    }
+
+    fn kernels(&self) -> Result<Vec<KernelFacts>> {
+        let names = entries::<KernelName>(&self.layout.kernels()).map_err(|error| self.unreadable("kernels", error))?;
+        let facts = |name: KernelName| {
+            let manifest = KernelManifest::read(&self.layout.kernel_manifest(&name))?;
+            let (size, _) = sizes(&[self.layout.kernel_vmlinux(&name)]);
+            Some(KernelFacts {
+                version: manifest.version,
+                digest: manifest.digest,
+                size,
+                created_at: manifest.created_at_ns,
+                source: manifest.source,
+                name,
+            })
+        };
+        Ok(names.into_iter().filter_map(facts).collect())
+    }
+}
+
+impl Library {
+    fn unreadable(&self, what: &str, error: io::Error) -> HostError {
+        HostError::new(HostErrorKind::Broken, format!("cannot list the {what}")).with_source(error)
+    }
+}
+
+impl boot::Kernels for Library {
+    fn kernel_files(&self, name: &KernelName) -> Result<boot::KernelFiles> {
+        let initramfs = self.initramfs(name)?;
+        let manifest = KernelManifest::read(&self.layout.kernel_manifest(name));
+        Ok(boot::KernelFiles {
+            kernel: self.layout.kernel_vmlinux(name),
+            initramfs: Some(initramfs),
+            boot_args: manifest.map(|manifest| manifest.boot_args).unwrap_or_default(),
+        })
+    }
+}
+
+/// Names of whole entries; what is half-made has a name that does not parse.
+fn entries<T: std::str::FromStr + Ord>(folder: &Path) -> io::Result<Vec<T>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)?.take(MAX_ENTRIES) {
+        names.extend(entry?.file_name().to_str().and_then(|name| name.parse::<T>().ok()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// As the files say they are, and as they take on the disk.
+fn sizes(files: &[std::path::PathBuf]) -> (ByteSize, ByteSize) {
+    let found = files.iter().filter_map(|path| std::fs::metadata(path).ok());
+    // st_blocks counts 512 bytes each, whatever the file system (stat(2)).
+    let (size, allocated) = found.fold((0, 0), |(size, taken), file| (size + file.len(), taken + file.blocks() * 512));
+    (ByteSize::from_bytes(size), ByteSize::from_bytes(allocated))
 }

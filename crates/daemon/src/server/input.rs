@@ -33,6 +33,10 @@ where
         if body.is_empty() {
             return Ok(Json(T::default()));
         }
+        // serde would take `[]` for an object whose fields are all absent.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Refusal::invalid("cannot read the request's body: it is no JSON object"));
+        }
         serde_json::from_slice(&body)
             .map(Json)
             .map_err(|error| Refusal::invalid(format!("cannot read the request's body: {error}")))

@@ -74,6 +74,9 @@ fn attachment(id: &SandboxId) -> Attachment {
 }
 
 fn bind(state: &State, id: &SandboxId, ports: &[PortForward]) -> Result<Vec<PortForward>> {
+    if ports.is_empty() {
+        return Ok(Vec::new());
+    }
     let others: Vec<_> =
         state.links.iter().filter(|(other, _)| *other != id).flat_map(|(_, link)| link.ports.iter()).collect();
     let mine: Vec<_> = state.links.get(id).map(|link| link.ports.clone()).unwrap_or_default();

@@ -1,0 +1,95 @@
+//! What stands beside an image's or a kernel's files, as `manifest.json`. Fields are added, never changed; an entry
+//! whose manifest cannot be read is not listed.
+
+use model::{Backend, Digest, ImageName, KernelName};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// The shape that this code writes.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageManifest {
+    pub format: u32,
+    pub digest: Digest,
+    pub source: String,
+    pub created_at_ns: u64,
+    pub has_systemd: bool,
+    /// The kernel it brings or prefers.
+    #[serde(default)]
+    pub kernel: Option<KernelName>,
+    /// `PRETTY_NAME` of its os-release.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// The image it was made from, if it was.
+    #[serde(default)]
+    pub parent: Option<ImageName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelManifest {
+    pub format: u32,
+    pub version: String,
+    pub digest: Digest,
+    pub source: String,
+    pub created_at_ns: u64,
+    #[serde(default)]
+    pub boot_args: Vec<String>,
+    /// Who can boot it.
+    #[serde(default)]
+    pub backends: Vec<Backend>,
+    /// Files in `modules/`, in load order.
+    #[serde(default)]
+    pub modules: Vec<String>,
+}
+
+impl ImageManifest {
+    pub fn new(digest: Digest, source: &str, created_at_ns: u64) -> ImageManifest {
+        let source = source.to_owned();
+        ImageManifest {
+            format: FORMAT,
+            digest,
+            source,
+            created_at_ns,
+            has_systemd: false,
+            kernel: None,
+            system: None,
+            parent: None,
+        }
+    }
+
+    pub fn read(path: &Path) -> Option<ImageManifest> {
+        read(path).filter(|manifest: &ImageManifest| manifest.format == FORMAT)
+    }
+}
+
+impl KernelManifest {
+    pub const FORMAT: u32 = FORMAT;
+
+    pub fn read(path: &Path) -> Option<KernelManifest> {
+        read(path).filter(|manifest: &KernelManifest| manifest.format == FORMAT)
+    }
+}
+
+/// 1 MiB: a manifest has some hundred bytes.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    std::fs::File::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    match serde_json::from_slice(&text) {
+        Ok(manifest) => Some(manifest),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "cannot read a manifest");
+            None
+        }
+    }
+}
+
+pub fn write<T: Serialize>(path: &Path, manifest: &T) -> io::Result<()> {
+    let mut file = std::fs::File::create_new(path)?;
+    serde_json::to_writer_pretty(&mut file, manifest)?;
+    file.write_all(b"\n")
+}
