@@ -6,6 +6,7 @@
 use super::pipe::{Input, Output};
 use super::user::{self, User};
 use crate::http::io_fault;
+use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -200,6 +201,8 @@ fn settle(command: &mut Command, user: &User, folder: CString, terminal: bool) {
     let change_user = rustix::process::geteuid().is_root();
     let (uid, gid, groups) = (user.uid, user.gid, user.groups.clone());
     let in_child = move || -> Result<(), Errno> {
+        // PID 1 waits for its signals with a mask, which every child inherits: a command would be deaf to Ctrl-C.
+        let _ = SigSet::empty().thread_set_mask();
         rustix::process::setsid()?;
         if terminal {
             // The standard library has put the terminal there before this runs.
