@@ -50,6 +50,11 @@ const MASKED: [&str; 9] = [
     "systemd-firstboot.service",
 ];
 
+/// Units for binary formats, which fail and make a system `degraded` where the kernel knows none. A distribution's kernel
+/// has them as a module, and modules of the image do not fit the kernel that was given to it.
+const BINARY_FORMATS: [&str; 3] =
+    ["proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount", "systemd-binfmt.service"];
+
 /// The path of the image's systemd as seen in the image. `/sbin/init` counts only if it leads to systemd: another init
 /// would not know the agent's unit.
 pub fn find(root: &Path) -> Option<PathBuf> {
@@ -117,7 +122,9 @@ pub fn install_agent(root: &Path) -> Result<(), InitError> {
     place_binary(&agent, &last).map_err(InitError::step("copy the agent into /run"))?;
     fs::write(units.join(UNIT), UNIT_TEXT).map_err(InitError::step("write the agent's unit"))?;
     link(&format!("../{UNIT}"), &wants.join(UNIT)).map_err(InitError::step("enable the agent's unit"))?;
-    for unit in MASKED {
+    let formats = fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("binfmt_misc");
+    let unwanted = if formats { &[][..] } else { &BINARY_FORMATS[..] };
+    for unit in MASKED.iter().chain(unwanted) {
         link("/dev/null", &units.join(unit)).map_err(InitError::step(format!("mask {unit}")))?;
     }
     Ok(())

@@ -17,9 +17,6 @@ const FETCH_OPTIONS: &[&str] =
 const CUSTOMIZE: &[&str] = &[
     r#"rm -f "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/etc/ssh/ssh_host_*"#,
     r#"ln -sf /dev/null "$1"/etc/systemd/system/e2scrub_reap.service"#,
-    // Their module is not in the initramfs, and a failed unit makes a system degraded.
-    r#"ln -sf /dev/null "$1"/etc/systemd/system/proc-sys-fs-binfmt_misc.automount"#,
-    r#"ln -sf /dev/null "$1"/etc/systemd/system/proc-sys-fs-binfmt_misc.mount"#,
     r#"ln -sf /dev/null "$1"/etc/systemd/system/apt-daily.timer"#,
     r#"ln -sf /dev/null "$1"/etc/systemd/system/apt-daily-upgrade.timer"#,
     r#"mkdir -p "$1"/etc/systemd/system/ssh.service.d; printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' > "$1"/etc/systemd/system/ssh.service.d/keys.conf"#,
