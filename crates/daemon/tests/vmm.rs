@@ -7,6 +7,7 @@ use engine::host::vmm::{Vmm, VmmExit, VmmState};
 use engine::host::{HostErrorKind, network::LinkMode};
 use model::{Backend, Change};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use support::{Guest, World, missing, process_file};
@@ -201,6 +202,61 @@ fn a_kernel_that_is_none_leaves_nothing_but_a_sentence(backend: Backend) {
     assert!(daemon.ensure_running(&machine).is_err());
     assert_eq!(daemon.observe().unwrap(), []);
     await_no_process_of(&world, &machine.id);
+}
+
+/// The guest of a QEMU whose vsock device is gone can never be reached again, so the VMM ends too.
+#[test]
+fn a_vmm_without_its_vsock_device_ends() {
+    on(Backend::Qemu, |backend| {
+        let world = World::new();
+        let daemon = world.daemon();
+        let machine = world.machine(backend, Guest::Sleeps);
+        let _changed = daemon.ensure_running(&machine).unwrap();
+        let pid = daemon.observe().unwrap()[0].pid;
+        let all = daemon::host::vmm::process::processes_logging_to(&world.layout.vmm_log(&machine.id));
+        let device = all.iter().find(|process| process.identity.pid != pid).expect("a device runs");
+        device.signal(rustix::process::Signal::KILL).unwrap();
+        let exit = daemon.await_exit(&machine.id, PATIENCE_MS).unwrap();
+        assert_eq!(exit, Some(VmmExit { code: Some(0), signal: None }), "it ends in order");
+        await_no_process_of(&world, &machine.id);
+    });
+}
+
+/// What Firecracker understood of our calls, in its own words.
+#[test]
+fn firecracker_has_the_machine_that_was_asked_for() {
+    on(Backend::Firecracker, |backend| {
+        let world = World::new();
+        let daemon = world.daemon();
+        let machine = world.machine(backend, Guest::Sleeps);
+        let _changed = daemon.ensure_running(&machine).unwrap();
+        let mut api = UnixStream::connect(world.layout.api_socket(&machine.id)).unwrap();
+        api.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        api.write_all(b"GET /vm/config HTTP/1.1\r\n\r\n").unwrap();
+        let mut text = String::new();
+        // The connection stays open; the answer is whole once it parses.
+        let config: serde_json::Value = loop {
+            let mut buffer = [0; 4096];
+            let count = api.read(&mut buffer).unwrap();
+            text.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+            if let Some(config) = text.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()) {
+                break config;
+            }
+        };
+        let drives: Vec<_> = config["drives"].as_array().unwrap().iter().collect();
+        let named = |drive: &serde_json::Value| (drive["drive_id"].clone(), drive["is_read_only"].clone());
+        let mut drives: Vec<_> = drives.into_iter().map(named).collect();
+        // It lists them in no order; the guest finds them in the order of the calls.
+        drives.sort_by_key(|(name, _)| name.to_string());
+        let expected = [("image", true), ("root", false), ("work", false)];
+        assert_eq!(drives, expected.map(|(name, read_only)| (name.into(), read_only.into())));
+        assert_eq!(
+            (&config["machine-config"]["vcpu_count"], &config["machine-config"]["mem_size_mib"]),
+            (&1.into(), &64.into())
+        );
+        assert_eq!(config["vsock"]["uds_path"], world.layout.vsock(&machine.id).to_str().unwrap());
+        assert!(config["entropy"].is_object() && config["balloon"].is_object(), "{config}");
+    });
 }
 
 /// Neither the VMM nor anything that was started beside it.

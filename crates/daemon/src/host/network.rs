@@ -80,7 +80,9 @@ impl Network for HostNetwork {
         let refuse = |kind| HostError::new(kind, format!("cannot publish ports of {id}"));
         match self.links().get(id) {
             None => return Err(refuse(HostErrorKind::NotFound).with_source("it has no link")),
-            Some(link) if link.wanted_ports == ports => return Ok((Change::Unchanged, link.ports.clone())),
+            Some(link) if link.wanted_ports == ports || link.ports == ports => {
+                return Ok((Change::Unchanged, link.ports.clone()));
+            }
             Some(_) => {}
         }
         let bound = match &self.publisher {
@@ -193,6 +195,7 @@ mod tests {
         let bound: Vec<PortForward> = vec!["40000:80".parse().unwrap()];
         assert_eq!(network.ensure_ports(&wanted.id, &ports).unwrap(), (Change::Changed, bound.clone()));
         assert_eq!(network.ensure_ports(&wanted.id, &ports).unwrap(), (Change::Unchanged, bound.clone()));
+        assert_eq!(network.ensure_ports(&wanted.id, &bound).unwrap(), (Change::Unchanged, bound.clone()));
         assert_eq!(network.observe().unwrap()[0].ports, bound);
 
         let network = HostNetwork::new(None);

@@ -29,7 +29,8 @@ pub fn tail(path: &Path, bytes: usize) -> String {
         Some(newline) if cut && newline + 1 < tail.len() => newline + 1,
         _ => 0,
     };
-    String::from_utf8_lossy(&tail[start..]).into_owned()
+    // A guest's terminal ends its lines with both.
+    String::from_utf8_lossy(&tail[start..]).replace("\r\n", "\n")
 }
 
 /// Cuts the beginning of a log that has grown over `limit`.
@@ -64,7 +65,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         assert_eq!(tail(&path, 100), "");
-        fs::write(&path, b"first\nsecond\nthird \xff\n").unwrap();
+        fs::write(&path, b"first\r\nsecond\nthird \xff\n").unwrap();
         assert_eq!(tail(&path, 100), "first\nsecond\nthird \u{fffd}\n");
         assert_eq!(tail(&path, 11), "third \u{fffd}\n");
         assert_eq!(tail(&path, 5), "rd \u{fffd}\n");

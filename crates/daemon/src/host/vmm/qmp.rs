@@ -1,7 +1,7 @@
 //! QEMU's control protocol: one line of JSON a command, one line an answer, events in between.
 //!
 //! QEMU serves one client at a time, so a connection is made for a deed and closed after it. Bounded: a line is at most
-//! 1 MiB, a command ends at its deadline.
+//! 64 KiB, a command ends at its deadline.
 
 use serde_json::{Value, json};
 use std::io::{self, Read, Write};
@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// 64 KiB: the answers to what is asked here take some hundred bytes.
+const MAX_LINE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
