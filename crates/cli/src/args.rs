@@ -3,7 +3,8 @@
 
 use crate::command::{
     audit, completion, create, daemon, delete, doctor, events, exec, health, history, image, internal, kernel, kill,
-    list, logs, pause, ping, ports, prune, rename, reset, restart, run, set, shell, show, start, stats, stop, version,
+    list, logs, pause, ping, ports, prune, rename, reset, restart, run, set, shell, show, ssh, ssh_config, start,
+    stats, stop, version,
 };
 use crate::render::Output;
 use clap::{Args, Parser, Subcommand};
@@ -71,6 +72,7 @@ pub enum Command {
     History(history::HistoryArgs),
     Events(events::EventsArgs),
     Audit(audit::AuditArgs),
+    SshConfig(ssh_config::SshConfigArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
     /// What packagers need.
@@ -124,6 +126,7 @@ pub enum VmCommand {
     Show(show::ShowArgs),
     Exec(exec::ExecArgs),
     Shell(shell::ShellArgs),
+    Ssh(ssh::SshArgs),
     Logs(logs::LogsArgs),
     Health(health::HealthArgs),
     Ping(ping::PingArgs),

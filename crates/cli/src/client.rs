@@ -7,6 +7,7 @@
 //! | `path` | paths and queries, escaped |
 //! | `body` | answers: JSON, lines of NDJSON, raw bytes |
 //! | `upgrade` | the WebSocket of `exec` |
+//! | `tunnel` | the bytes of `ssh` |
 //!
 //! Dropping a future of this module closes its connection, which cancels the work behind it.
 
@@ -15,12 +16,14 @@ mod body;
 mod connect;
 mod error;
 mod path;
+mod tunnel;
 mod upgrade;
 
 pub use body::Lines;
 pub use connect::Client;
 pub use error::ClientError;
 pub use path::Path;
+pub use tunnel::Tunnel;
 pub use upgrade::Socket;
 
 use bytes::Bytes;

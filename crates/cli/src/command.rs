@@ -30,12 +30,16 @@ pub mod set;
 pub mod shell;
 pub mod show;
 mod spec;
+pub mod ssh;
+pub mod ssh_config;
+pub mod ssh_proxy;
 pub mod start;
 pub mod stats;
 pub mod stop;
 mod values;
 pub mod version;
 
+use self::internal::InternalCommand;
 use crate::args::{Cli, Command, VmCommand};
 use crate::client::Client;
 use crate::failure::{Failure, Outcome};
@@ -68,6 +72,10 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Audit(args) => block_on(or_cancel(audit::run(c, args))),
         Command::Version(args) => version::run(c, args),
         Command::Completion(args) => completion::run(args),
+        Command::SshConfig(args) => block_on(or_cancel(ssh_config::run(c, args))),
+        Command::Internal(InternalCommand::SshProxy { host }) => {
+            ssh_proxy::join(wait_for(ssh_proxy::connect(c, &host))?)
+        }
         Command::Internal(command) => internal::run(command),
     }
 }
@@ -88,6 +96,7 @@ fn vm(c: &Context, command: VmCommand) -> Outcome {
         VmCommand::Show(args) => block_on(or_cancel(show::run(c, args))),
         VmCommand::Exec(args) => block_on(exec::run(c, args)),
         VmCommand::Shell(args) => block_on(shell::run(c, args)),
+        VmCommand::Ssh(args) => ssh::run(wait_for(or_cancel(ssh::prepare(c, args)))?),
         VmCommand::Logs(args) => block_on(logs::run(c, args)),
         VmCommand::Health(args) => block_on(or_cancel(health::run(c, args))),
         VmCommand::Ping(args) => block_on(or_cancel(ping::run(c, args))),
@@ -101,6 +110,10 @@ fn vm(c: &Context, command: VmCommand) -> Outcome {
 
 /// One thread for everything: the work is elsewhere, and a runtime of one thread starts at once.
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
+    wait_for(work)
+}
+
+fn wait_for<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(FaultKind::Internal, format!("cannot start: {error}")))?;
     let outcome = runtime.block_on(work);

@@ -1,4 +1,4 @@
-//! `banger internal`: the reference page and the manual pages, from the same types as the command line itself.
+//! `banger internal`: what other programs run (`ssh-proxy`, in a module of its own), the reference page and the manual pages, from the same types as the command line itself.
 
 use crate::args::Cli;
 use crate::failure::{Failure, Outcome};
@@ -16,6 +16,11 @@ pub enum InternalCommand {
         /// The folder; it must exist
         folder: PathBuf,
     },
+    /// Carry ssh's bytes to a sandbox: the ProxyCommand of `banger ssh-config`
+    SshProxy {
+        /// The host as ssh was given it
+        host: String,
+    },
 }
 
 pub fn run(command: InternalCommand) -> Outcome {
@@ -24,6 +29,7 @@ pub fn run(command: InternalCommand) -> Outcome {
     match command {
         InternalCommand::Reference => render::data(&reference(root)),
         InternalCommand::Man { folder } => manual(root, &folder),
+        InternalCommand::SshProxy { .. } => unreachable!("the dispatcher has taken it"),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub struct Vsock(Layout);
 
 impl Vsock {
-    pub fn new(layout: Layout) -> Arc<dyn GuestChannel> {
+    pub fn channel(layout: Layout) -> Arc<dyn GuestChannel> {
         Arc::new(Vsock(layout))
     }
 }

@@ -50,7 +50,7 @@ async fn target(app: &Arc<App>, sandbox: &Sandbox) -> Result<Target, Refusal> {
         prepared
             .map_err(|error| Fault::new(FaultKind::Internal, "cannot prepare for ssh").with_cause(error.to_string()))
     });
-    let guest = Guest::new(Vsock::new(app.layout.clone()), sandbox.id.clone());
+    let guest = Guest::new(Vsock::channel(app.layout.clone()), sandbox.id.clone());
     Ok(Target { guest, name: sandbox.name().to_string(), host_key: host_key.await? })
 }
 

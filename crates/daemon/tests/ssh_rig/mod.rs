@@ -144,10 +144,17 @@ pub fn skip<T>(why: &str) -> Option<T> {
 }
 
 /// Where `xtask` puts it, or beside this test.
-fn agent_binary() -> Option<PathBuf> {
+pub fn agent_binary() -> Option<PathBuf> {
     let folder = std::env::var_os("BANGER_BIN_FOLDER").map(|folder| Path::new(&folder).join("libexec"));
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
-    [folder, beside].into_iter().flatten().map(|folder| folder.join("banger-vsock-agent")).find(|file| file.is_file())
+    let placed = folder.map(|folder| folder.join("banger-vsock-agent")).filter(|file| file.is_file());
+    placed.or_else(|| beside("banger-vsock-agent"))
+}
+
+/// A binary of this build.
+pub fn beside(program: &str) -> Option<PathBuf> {
+    let built = std::env::var_os("BANGER_BIN_FOLDER").map(PathBuf::from);
+    let folder = built.or_else(|| Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned()))?;
+    Some(folder.join(program)).filter(|file| file.is_file())
 }
 
 /// Bytes that no compression and no repetition hides an error in.
