@@ -14,7 +14,7 @@ usage: bangerd-root --owner UID [--socket PATH] [--ledger FOLDER] [--idle-exit S
   --socket PATH         where to listen; not needed when systemd passes the socket [/run/banger-root/socket]
   --ledger FOLDER       where to note what was made [/run/banger-root]
   --idle-exit SECONDS   end after so long without a connection; systemd starts it again
-  --ready-fd NUMBER     write one line to this descriptor once the socket answers, and close it
+  --ready-fd NUMBER     write `ready` to this descriptor once the socket answers, and close it
   --version             print the version";
 
 #[derive(Debug, Clone, PartialEq, Eq)]

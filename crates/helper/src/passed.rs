@@ -30,10 +30,12 @@ pub fn listener() -> io::Result<Option<UnixListener>> {
     }
 }
 
-/// One line on a descriptor that the parent waits on, then its end.
+/// One line on a descriptor that the parent waits on, then its end; on standard output the line alone.
 pub fn announce(descriptor: RawFd) -> io::Result<()> {
-    if descriptor <= 2 {
-        return Err(io::Error::other("the standard streams are no such descriptor"));
+    match descriptor {
+        1 => return io::stdout().write_all(b"ready\n"),
+        ..=2 => return Err(io::Error::other("of the standard streams only 1 can be that descriptor")),
+        3.. => {}
     }
     // SAFETY: the parent opened it for us and named it on the command line; nothing else here uses the number.
     let mut pipe = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });

@@ -347,3 +347,27 @@ fn a_second_helper_is_refused_and_a_dead_ones_socket_is_taken_over() {
         host.helper().ask(&Ping {});
     });
 }
+
+#[test]
+fn an_idle_helper_ends_and_leaves_the_network_up() {
+    in_a_host(|host| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bangerd-root"))
+            .args(["--owner", "1000", "--ready-fd", "1", "--idle-exit", "1", "--ledger"])
+            .arg(host.ledger())
+            .arg("--socket")
+            .arg(host.socket())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"ready\n");
+        let mut stream = std::os::unix::net::UnixStream::connect(host.socket()).unwrap();
+        let ask = EnsureBridge { range: None };
+        assert!(wire::privilege::varlink::converse(&mut stream, &ask).unwrap().is_ok());
+        drop(stream);
+        assert!(child.wait().unwrap().success());
+        assert!(try_run("ip link show br-banger up"));
+        host.helper().ask(&NetworkDown {});
+    });
+}

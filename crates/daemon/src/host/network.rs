@@ -11,6 +11,12 @@
 //!
 //! Firecracker has no such network, so without the root helper its guests have no link; nor have guests whose outbound
 //! traffic is off, since this link leads nowhere but out. Ports are published by a [`Publisher`], through the agent.
+//!
+//! With the root helper there is a better one around it: [`bridged`].
+
+pub mod book;
+pub mod bridged;
+pub mod helper;
 
 use engine::host::network::{Attachment, Link, LinkFacts, LinkMode, Network};
 use engine::host::{HostError, HostErrorKind, Result};
@@ -52,6 +58,22 @@ impl HostNetwork {
         HostNetwork { publisher, links: Mutex::default() }
     }
 
+    /// Notes who was given which link, so that ports can be published on it.
+    fn record(&self, id: &SandboxId, mode: LinkMode) -> Change {
+        let mut links = self.links();
+        match links.get_mut(id) {
+            Some(link) if link.mode == mode => Change::Unchanged,
+            Some(link) => {
+                link.mode = mode;
+                Change::Changed
+            }
+            None => {
+                links.insert(id.clone(), UserLink { mode, ports: Vec::new(), wanted_ports: Vec::new() });
+                Change::Changed
+            }
+        }
+    }
+
     fn links(&self) -> MutexGuard<'_, BTreeMap<SandboxId, UserLink>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,19 +82,7 @@ impl HostNetwork {
 impl Network for HostNetwork {
     fn ensure_link(&self, wanted: &Link) -> Result<(Change, Attachment)> {
         let attachment = attachment(wanted);
-        let mut links = self.links();
-        let change = match links.get_mut(&wanted.id) {
-            Some(link) if link.mode == attachment.mode => Change::Unchanged,
-            Some(link) => {
-                link.mode = attachment.mode.clone();
-                Change::Changed
-            }
-            None => {
-                let link = UserLink { mode: attachment.mode.clone(), ports: Vec::new(), wanted_ports: Vec::new() };
-                links.insert(wanted.id.clone(), link);
-                Change::Changed
-            }
-        };
+        let change = self.record(&wanted.id, attachment.mode.clone());
         Ok((change, attachment))
     }
 
