@@ -136,3 +136,20 @@ fn resolvers_that_guests_can_ask_are_no_loopback() {
     assert_eq!(parse_resolvers(text), [Ipv4Addr::new(192, 168, 1, 1), Ipv4Addr::new(9, 9, 9, 9)]);
     assert!(parse_resolvers("").is_empty());
 }
+
+#[test]
+fn bridged_links_keep_the_contract() {
+    with_helper(|folder| {
+        let mut host = engine::sim::World::new(7).host();
+        host.network = std::sync::Arc::new(bridged(folder));
+        engine::host::contract::network(&engine::host::contract::Subject {
+            host: &host,
+            image: "empty".parse().unwrap(),
+            kernel: "none".parse().unwrap(),
+            memory: model::ByteSize::from_mib(64),
+            init: model::InitMode::Agent,
+            outbound: Outbound::Nat,
+            ready_timeout_ms: 1000,
+        });
+    });
+}
