@@ -34,6 +34,8 @@ pub struct Engine {
     published: RwLock<Arc<[Arc<Sandbox>]>>,
     listeners: Mutex<Vec<SyncSender<StateChange>>>,
     pub(crate) errands: Mutex<Vec<Errand>>,
+    /// Sandboxes whose errand waits, or was handed out and has not ended: somebody is looking after them.
+    pub(crate) cared_for: Mutex<BTreeSet<SandboxId>>,
     /// Something was left behind that the next tick shall look after.
     pub(crate) reconcile_due: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl Engine {
             published: RwLock::new(list.into()),
             listeners: Mutex::default(),
             errands: Mutex::default(),
+            cared_for: Mutex::default(),
             reconcile_due: AtomicBool::new(false),
         };
         engine.reconcile();

@@ -266,6 +266,7 @@ impl Engine {
     }
 
     fn put_errand(&self, errand: Errand) {
+        lock(&self.cared_for).insert(errand.id().clone());
         let mut errands = lock(&self.errands);
         if !errands.contains(&errand) {
             errands.push(errand);

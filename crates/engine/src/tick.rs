@@ -86,12 +86,14 @@ impl Engine {
 
     /// Blocks as the request of the same name would.
     pub fn run_errand(&self, errand: &Errand, watch: &dyn Watch) -> Result<Arc<Sandbox>> {
-        match errand {
+        let ended = match errand {
             Errand::Await(id) => self.carry_on(id, watch),
             Errand::Start(id) => self.start_again(id, watch),
             Errand::Stop(id) => self.stop(id, None, watch),
             Errand::Delete(id) => self.delete(id, false, watch),
-        }
+        };
+        lock(&self.cared_for).remove(errand.id());
+        ended
     }
 
     fn all_slots(&self) -> Vec<(Arc<Sandbox>, Arc<Gate>, Usage)> {
