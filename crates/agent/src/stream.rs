@@ -10,29 +10,65 @@ use hyper_util::rt::TokioIo;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use wire::guest::STREAM_UPGRADE;
 use wire::{Fault, FaultKind};
 
 /// 10 s: loopback answers at once, unless the listener's queue is full.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// 1 s: how long a client may stay silent once the guest's side has said all it will. Some vsock devices (vhost-device-vsock
+/// 0.3) do not pass a half-closed connection on: their client would wait for an end that only a closed one tells.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const CHUNK_BYTES: usize = 64 * 1024;
 
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 /// Connects first, so that a refusal is a fault and no stream.
 pub async fn upgrade(tickets: &Tickets, mut request: Request) -> Answer {
-    let mut target = tokio::time::timeout(CONNECT_DEADLINE, connect(tickets, &request))
+    let target = tokio::time::timeout(CONNECT_DEADLINE, connect(tickets, &request))
         .await
         .map_err(|_| Fault::new(FaultKind::TimedOut, "the guest's socket did not take the connection"))??;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgraded.await {
-            let _ = copy_bidirectional(&mut TokioIo::new(upgraded), &mut target).await;
+            carry(TokioIo::new(upgraded), target).await;
         }
     });
     switching()
+}
+
+/// Each direction ends by itself; after the guest's end the client has [`LAST_WORDS`] between its own.
+async fn carry(host: impl AsyncRead + AsyncWrite, guest: impl AsyncRead + AsyncWrite) {
+    let (mut from_host, mut to_host) = split(host);
+    let (mut from_guest, mut to_guest) = split(guest);
+    let (ended, told) = watch::channel(false);
+    let outward = async {
+        let _ = copy(&mut from_guest, &mut to_host).await;
+        let _ = to_host.shutdown().await;
+        ended.send_replace(true);
+    };
+    let inward = async {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let count = tokio::select! {
+                count = from_host.read(&mut chunk) => count.unwrap_or(0),
+                () = silence(told.clone()) => 0,
+            };
+            if count == 0 || to_guest.write_all(&chunk[..count]).await.is_err() {
+                break;
+            }
+        }
+        let _ = to_guest.shutdown().await;
+    };
+    tokio::join!(outward, inward);
+}
+
+async fn silence(mut told: watch::Receiver<bool>) {
+    let _ = told.wait_for(|ended| *ended).await;
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 /// From here on the connection carries bytes.
