@@ -11,7 +11,10 @@ pub mod vmm;
 
 use crate::config::Config;
 use crate::daemon::Under;
+use crate::guest_channel::Vsock;
 use crate::layout::Layout;
+use crate::publish::Ports;
+use crate::ssh::keys::Keys;
 use engine::host::Host;
 use engine::host::vmm::{Vmm, choose};
 use model::VmmChoice;
@@ -43,13 +46,15 @@ pub fn real(layout: &Layout, config: &Config, runtime: Handle) -> io::Result<Und
         before_boot: Arc::new(move |id| bind.expect(id)),
     })?);
     let emulated = !chosen_is_accelerated(vmm.as_ref());
-    let guest = guest::HostGuest::new(layout.clone(), runtime, clock.clone(), expected, vmm.clone());
+    let key = Keys::open(layout.ssh()).and_then(|keys| keys.ensure_client_key()).map_err(io::Error::other)?;
+    let guest = guest::HostGuest::new(layout.clone(), runtime.clone(), clock.clone(), expected, vmm.clone());
+    let ports = Ports::new(runtime, Vsock::channel(layout.clone()));
     let host = Host {
         vmm,
-        network: Arc::new(network::HostNetwork::new(None)),
+        network: Arc::new(network::HostNetwork::new(Some(ports))),
         disk: Arc::new(disk::HostDisk::new(layout.clone())),
         images: library.clone(),
-        guest: Arc::new(guest),
+        guest: Arc::new(guest.with_authorized_keys(vec![key])),
         repository: Arc::new(repository::HostRepository),
         clock,
     };

@@ -26,7 +26,8 @@ impl Case {
             case.write("file", &format!("{number}\n"));
             case.write(&format!("dir/{number}"), "x\n");
             case.git(&["add", "-A"]);
-            case.git(&["commit", "-q", "-m", &format!("commit {number}")]);
+            let message = format!("commit {number}");
+            case.git(&["commit", "-q", "-m", &message]);
         }
         case
     }
@@ -96,7 +97,6 @@ fn base(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("git");
     command.arg("-C").arg(folder).args(arguments);
     command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_OPTIONAL_LOCKS", "0");
-    command.args::<_, &str>([]);
     command
 }
 

@@ -96,6 +96,12 @@ impl HostGuest {
         HostGuest { layout, runtime, clock, expected, vmm, authorized_keys: Vec::new() }
     }
 
+    /// Lines for root's authorized_keys, for guests that run an sshd of their own.
+    pub fn with_authorized_keys(mut self, lines: Vec<String>) -> Self {
+        self.authorized_keys = lines;
+        self
+    }
+
     fn error(&self, id: &SandboxId, attempt: &str, error: GuestError) -> HostError {
         let kind = match &error {
             GuestError::NoSocket { .. } | GuestError::NotListening | GuestError::Broken { .. } => {
