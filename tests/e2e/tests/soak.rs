@@ -5,6 +5,7 @@
 //! another length and another fortune; `cargo xtask soak` passes them on.
 
 use e2e::{World, needs};
+use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,8 @@ fn killing_the_daemon_at_random_steps_loses_and_leaks_nothing() {
         world.banger(&["vm", "delete", &name]).ok();
         world.assert_audit_is_empty();
     }
-    println!("soak: {rounds} rounds, {kills} kills, 0 leaks, 0 lost records");
+    let told = format!("soak: {rounds} rounds, {kills} kills, 0 leaks, 0 lost records\n");
+    std::io::stderr().write_all(told.as_bytes()).expect("stderr takes a line");
 }
 
 /// A create that loses its daemon half-way: the sandbox is there, startable, or was never there.
