@@ -1,10 +1,84 @@
 //! Benchmarks as ratios in one run: shared machines are too noisy for anything else.
 
-use anyhow::{Result, bail};
+mod bare;
+
+use crate::{build, process};
+use anyhow::{Context, Result, bail};
+use bare::BareMachine;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SAMPLE: &str = "banger-bench-sample";
+const SHAPE: &[&str] = &["--vmm", "qemu", "--init", "agent", "--vcpu", "1", "--memory", "512"];
+const RUNS: usize = 7;
 
 pub fn run(arguments: &[String]) -> Result<()> {
-    match arguments {
-        [name] => bail!("there is no benchmark `{name}`"),
-        _ => bail!("name one benchmark: create, start, list"),
+    match arguments.first().map(String::as_str) {
+        Some("create") => create(),
+        Some(name) => bail!("there is no benchmark `{name}`; there is `create`"),
+        None => bail!("name a benchmark: `create`"),
     }
+}
+
+/// From `execve` of `banger` to the first byte of a command's answer in a fresh machine, against the VMM of the same
+/// machine started by hand (same kernel, initramfs, drives and command line) to the same agent's first answer.
+fn create() -> Result<()> {
+    let binaries = build::release()?;
+    let banger = binaries.banger();
+    let bare = sample(&banger)?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for run in 1..=RUNS {
+        theirs.push(bare.boot()?);
+        ours.push(first_byte(&banger)?);
+        eprintln!("run {run} of {RUNS}: bare {:.2?}, banger {:.2?}", theirs[run - 1], ours[run - 1]);
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    let limit = theirs.mul_f64(1.05) + Duration::from_millis(100);
+    println!("bare VMM to its agent's answer   {theirs:.2?} (median of {RUNS})");
+    println!("banger vm run to a command's     {ours:.2?} (median of {RUNS})");
+    println!("ratio                            {:.3}", ours.as_secs_f64() / theirs.as_secs_f64());
+    println!("limit 1.05 × bare + 100 ms       {}", if ours <= limit { "kept" } else { "exceeded" });
+    Ok(())
+}
+
+/// Boots one sandbox, learns how its VMM was started, and keeps copies of its disks.
+fn sample(banger: &Path) -> Result<BareMachine> {
+    let _ = Command::new(banger).args(["vm", "delete", "--force", SAMPLE]).output();
+    process::run_command(Command::new(banger).args(["vm", "create", "--name", SAMPLE]).args(SHAPE))?;
+    let shown = process::output_of(Command::new(banger).args(["vm", "show", SAMPLE, "--json"]))?;
+    let facts: serde_json::Value = serde_json::from_str(&shown).context("`vm show --json` is not JSON")?;
+    let pid = facts["vmm_pid"].as_u64().context("a running sandbox has a VMM")?;
+    let bare = BareMachine::like(pid);
+    process::run_command(Command::new(banger).args(["vm", "stop", SAMPLE]))?;
+    let bare = bare.and_then(BareMachine::with_own_disks);
+    process::run_command(Command::new(banger).args(["vm", "delete", SAMPLE]))?;
+    bare
+}
+
+fn first_byte(banger: &Path) -> Result<Duration> {
+    let began = Instant::now();
+    let mut child = Command::new(banger)
+        .args(["vm", "run", "--rm"])
+        .args(SHAPE)
+        .args(["--", "echo", "x"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start banger")?;
+    let mut byte = [0];
+    let answer = child.stdout.as_mut().context("stdout is piped")?.read_exact(&mut byte);
+    let took = began.elapsed();
+    let status = child.wait().context("cannot wait for banger")?;
+    answer.context("banger gave no answer")?;
+    if !status.success() {
+        bail!("`banger vm run` ended with {status}");
+    }
+    Ok(took)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
 }

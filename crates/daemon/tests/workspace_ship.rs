@@ -24,7 +24,7 @@ impl Case {
         case.git(&["config", "user.email", "person@example.org"]);
         for number in 1..=3 {
             case.write("file", &format!("{number}\n"));
-            case.write(&format!("dir/{number}"), "x\n");
+            case.write(format!("dir/{number}"), "x\n");
             case.git(&["add", "-A"]);
             let message = format!("commit {number}");
             case.git(&["commit", "-q", "-m", &message]);
