@@ -19,7 +19,7 @@ impl Binaries {
 }
 
 pub fn release() -> Result<Binaries> {
-    process::run("cargo", &["build", "--release", "--quiet", "-p", "cli", "-p", "daemon", "-p", "helper"])?;
+    process::run("cargo", &["build", "--release", "-p", "cli", "-p", "daemon", "-p", "helper"])?;
     place_agent("release")
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{build, process};
 use anyhow::Result;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -14,12 +15,8 @@ pub fn run() -> Result<()> {
     let banger = binaries.banger();
     // What an interrupted run left behind; there is nothing to say when it is not there.
     let _ = Command::new(&banger).args(["vm", "delete", "--force", NAME]).output();
-    stage(&mut stages, "kernel", || {
-        process::run_command(Command::new(&banger).args(["kernel", "pull", "debian-cloud"]))
-    })?;
-    stage(&mut stages, "image", || {
-        process::run_command(Command::new(&banger).args(["image", "pull", "debian-bookworm"]))
-    })?;
+    stage(&mut stages, "kernel", || prepare(&banger, "kernel", "debian-cloud"))?;
+    stage(&mut stages, "image", || prepare(&banger, "image", "debian-bookworm"))?;
     stage(&mut stages, "boot", || process::run_command(Command::new(&banger).args(["vm", "create", "--name", NAME])))?;
     println!("$ banger vm exec {NAME} -- sh -c 'uname -a; cat /etc/os-release'");
     let told = stage(&mut stages, "command", || {
@@ -34,6 +31,15 @@ pub fn run() -> Result<()> {
     eprintln!("took: {}", took.join(", "));
     print!("{told}");
     Ok(())
+}
+
+/// Pulls what is not there; a second run does no set-up work.
+fn prepare(banger: &Path, kind: &str, name: &str) -> Result<()> {
+    let present = process::output_of(Command::new(banger).args([kind, "list", "--quiet"]))?;
+    match present.lines().any(|line| line == name) {
+        true => Ok(()),
+        false => process::run_command(Command::new(banger).args([kind, "pull", name])),
+    }
 }
 
 fn stage<T>(stages: &mut Vec<(&'static str, f64)>, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
