@@ -1,7 +1,7 @@
 //! `make run`: from a fresh checkout to a command in a real guest, each stage timed.
 
 use crate::{build, process};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -35,8 +35,10 @@ pub fn run() -> Result<()> {
 
 /// Pulls what is not there; a second run does no set-up work.
 fn prepare(banger: &Path, kind: &str, name: &str) -> Result<()> {
-    let present = process::output_of(Command::new(banger).args([kind, "list", "--quiet"]))?;
-    match present.lines().any(|line| line == name) {
+    let listed = process::output_of(Command::new(banger).args([kind, "list", "--json"]))?;
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).context("a listing is not JSON")?;
+    // The catalog's entries are listed too; `present` says which of them are on this machine.
+    match listed.iter().any(|entry| entry["name"] == name && entry["present"] == true) {
         true => Ok(()),
         false => process::run_command(Command::new(banger).args([kind, "pull", name])),
     }
