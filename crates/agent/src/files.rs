@@ -27,10 +27,18 @@ type Piece = io::Result<Bytes>;
 /// `PUT`: unpacks the body below the folder.
 pub async fn unpack(request: Request) -> Answer {
     let folder = absolute(http::required(&request, "path")?)?;
-    let (pieces, incoming) = mpsc::channel(CHUNKS);
     let attempt = unpack_fault(format!("unpack into {}", folder.display()));
-    let work =
-        tokio::task::spawn_blocking(move || unpack_below(&folder, Incoming { pieces: incoming, rest: Bytes::new() }));
+    receive(request, move |body| unpack_below(&folder, body)).await.map_err(attempt)?;
+    http::status(StatusCode::NO_CONTENT)
+}
+
+/// Hands the body to `work` on a thread of its own, at the pace of the slower of the two.
+pub async fn receive<T: Send + 'static>(
+    request: Request,
+    work: impl FnOnce(Incoming) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (pieces, incoming) = mpsc::channel(CHUNKS);
+    let work = tokio::task::spawn_blocking(move || work(Incoming { pieces: incoming, rest: Bytes::new() }));
     let mut body = request.into_body();
     while let Some(frame) = body.frame().await {
         let piece = frame.map(|frame| frame.into_data().unwrap_or_default()).map_err(io::Error::other);
@@ -40,12 +48,11 @@ pub async fn unpack(request: Request) -> Answer {
         }
     }
     drop(pieces);
-    work.await.map_err(io::Error::other).flatten().map_err(attempt)?;
-    http::status(StatusCode::NO_CONTENT)
+    work.await.map_err(io::Error::other).flatten()
 }
 
 /// The library says `Other` of what is wrong with an archive; what is wrong with a disk has a kind of its own.
-fn unpack_fault(attempt: String) -> impl FnOnce(io::Error) -> Fault {
+pub fn unpack_fault(attempt: String) -> impl FnOnce(io::Error) -> Fault {
     move |error| match error.kind() {
         io::ErrorKind::Other | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
             Fault::new(FaultKind::Invalid, format!("cannot {attempt}"))
@@ -79,7 +86,7 @@ pub fn pack(request: &Request) -> Answer {
         .map_err(|error| Fault::new(FaultKind::Internal, "cannot answer").with_cause(error.to_string()))
 }
 
-fn absolute(path: String) -> Result<PathBuf, Fault> {
+pub fn absolute(path: String) -> Result<PathBuf, Fault> {
     let path = PathBuf::from(path);
     if path.is_absolute() {
         return Ok(path);
@@ -88,7 +95,7 @@ fn absolute(path: String) -> Result<PathBuf, Fault> {
 }
 
 /// The body as the worker reads it.
-struct Incoming {
+pub struct Incoming {
     pieces: mpsc::Receiver<Piece>,
     rest: Bytes,
 }
@@ -122,7 +129,7 @@ impl Write for Outgoing {
 }
 
 /// Folders get their modes and times last: a folder without write permission must not keep its own files out.
-fn unpack_below(folder: &Path, input: impl Read) -> io::Result<()> {
+pub fn unpack_below(folder: &Path, input: impl Read) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let folder = fs::canonicalize(folder)?;
     let mut archive = tar::Archive::new(input);
@@ -153,7 +160,7 @@ fn unpack_below(folder: &Path, input: impl Read) -> io::Result<()> {
 }
 
 /// The library leaves a folder with the time of its last child.
-fn set_time(path: &Path, seconds: u64) -> io::Result<()> {
+pub fn set_time(path: &Path, seconds: u64) -> io::Result<()> {
     let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };
     Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)

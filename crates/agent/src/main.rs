@@ -29,6 +29,7 @@ mod serve;
 mod sftp;
 mod stream;
 mod text;
+mod workspace;
 
 use std::process::ExitCode;
 

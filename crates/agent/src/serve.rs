@@ -5,7 +5,7 @@
 
 use crate::http::{self, Answer, Body, Request};
 use crate::machine::{self, InitKind};
-use crate::{clock, console, exec, files, health, identity, listen, metrics, ports, stream};
+use crate::{clock, console, exec, files, health, identity, listen, metrics, ports, stream, workspace};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -188,6 +188,8 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
         (&Method::GET, "/listen") => listen::upgrade(&server.tickets, request),
         (&Method::GET, "/files") => files::pack(&request),
         (&Method::PUT, "/files") => files::unpack(request).await,
+        (&Method::PUT, "/workspace") => workspace::put(request).await,
+        (&Method::GET, "/workspace") => workspace::state(&request).await,
         (&Method::POST, "/clock") => {
             server.check_owner()?;
             clock::set(&http::read_json(request).await?)

@@ -4,7 +4,7 @@
 use crate::command::{
     audit, completion, create, daemon, delete, doctor, events, exec, health, history, image, internal, kernel, kill,
     list, logs, pause, ping, ports, prune, rename, reset, restart, run, set, shell, show, ssh, ssh_config, start,
-    stats, stop, version,
+    stats, stop, version, workspace,
 };
 use crate::render::Output;
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +13,7 @@ const WORKFLOW: &str = "\
 The main workflow:
   banger vm run --rm -- uname -a      boot a sandbox, run one command in it, throw it away
   banger vm run --name web            boot one to keep, and get a shell in it
+  banger vm run . -- make test        ship this repository into a new one and run a command there
   banger vm exec web -- apt update    run something in it from outside
   banger ps                           see what runs
   banger vm stop web                  stop it; its disks stay
@@ -106,6 +107,13 @@ Show, start or stop bangerd.
 bangerd keeps the sandboxes and starts by itself when a command needs it. Sandboxes run on while it is stopped. `banger \
 daemon status` names its socket, its log file and how much it looks after.";
 
+const WORKSPACE_PAGE: &str = "\
+Bring code into a sandbox and look after it there.
+
+A workspace is a folder of a guest that holds a repository, or any folder, of this host: its history as deep as useful, \
+and its files exactly as they are, staged, edited and deleted ones included. `banger vm run PATH` makes one with a new \
+sandbox; `banger vm workspace prepare` ships into one that runs, and again when the host has moved on.";
+
 // As above.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
@@ -134,5 +142,8 @@ pub enum VmCommand {
     Ports(ports::PortsArgs),
     Set(set::SetArgs),
     Rename(rename::RenameArgs),
+    /// Bring code into a sandbox and look after it there
+    #[command(subcommand, long_about = WORKSPACE_PAGE, visible_alias = "ws", arg_required_else_help = true)]
+    Workspace(workspace::WorkspaceCommand),
     Prune(prune::PruneArgs),
 }

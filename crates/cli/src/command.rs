@@ -38,6 +38,7 @@ pub mod stats;
 pub mod stop;
 mod values;
 pub mod version;
+pub mod workspace;
 
 use self::internal::InternalCommand;
 use crate::args::{Cli, Command, VmCommand};
@@ -104,6 +105,7 @@ fn vm(c: &Context, command: VmCommand) -> Outcome {
         VmCommand::Ports(args) => block_on(or_cancel(ports::run(c, args))),
         VmCommand::Set(args) => block_on(or_cancel(set::run(c, args))),
         VmCommand::Rename(args) => block_on(or_cancel(rename::run(c, args))),
+        VmCommand::Workspace(command) => block_on(workspace::run(c, command)),
         VmCommand::Prune(args) => block_on(or_cancel(prune::run(c, args))),
     }
 }

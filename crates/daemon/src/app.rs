@@ -46,6 +46,8 @@ pub struct App {
     pub started_at: u64,
     pub library: Option<Arc<crate::host::images::Library>>,
     pub long_work: Semaphore,
+    /// Who works on whose workspaces.
+    pub workspaces: crate::workspace::locks::Locks,
     /// Where the name server answers, once it does.
     pub dns: OnceLock<SocketAddr>,
     stopping: watch::Sender<bool>,
@@ -81,10 +83,12 @@ impl App {
             started_at,
             library,
             long_work: Semaphore::new(MAX_LONG_WORK),
+            workspaces: crate::workspace::locks::Locks::default(),
             dns: OnceLock::new(),
             stopping: watch::Sender::new(false),
             events: broadcast::Sender::new(EVENTS_KEPT),
         });
+        crate::workspace::deliver::clear_scratch(&app);
         forward_events(&app);
         app
     }

@@ -5,8 +5,8 @@
 //! `CONNECT <port>\n`, then `OK <any number>\n`, then the guest's bytes; a closed port ends the stream without a word.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use wire::{Fault, FaultKind};
 
 /// 1 MiB: the longest document an agent of ours sends (a list of sockets) is a tenth of it.
@@ -67,7 +68,11 @@ async fn greet(stream: &mut UnixStream, port: u32) -> io::Result<()> {
 }
 
 /// Sends `request` as it is and hands out the answer unread: for streams and upgrades.
-pub async fn send(socket: &Path, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, GuestError> {
+pub async fn send<B>(socket: &Path, request: Request<B>) -> Result<Response<Incoming>, GuestError>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let call = format!("{} {}", request.method(), request.uri().path());
     let broken = |error: hyper::Error| GuestError::Broken { call: call.clone(), source: error.into() };
     let stream = dial(socket, wire::guest::AGENT_PORT).await?;
@@ -89,6 +94,41 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Gu
 pub async fn post<T: Serialize>(socket: &Path, path: &str, body: &T) -> Result<(), GuestError> {
     let body = serde_json::to_vec(body).expect("the types of wire::guest are always valid JSON");
     call(socket, Method::POST, path, body.into(), CALL_TIMEOUT).await.map(|_| ())
+}
+
+/// A stream into the guest, and its JSON answer. No deadline here: whoever feeds the stream knows how long it may take.
+pub async fn put<T: DeserializeOwned>(
+    socket: &Path,
+    target: &str,
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+) -> Result<T, GuestError> {
+    let call = format!("PUT {}", target.split('?').next().unwrap_or(target));
+    let frames = futures_util::stream::unfold(pieces, async |mut pieces| {
+        let piece: io::Result<Bytes> = pieces.recv().await?;
+        Some((piece.map(Frame::data), pieces))
+    });
+    let request = Request::put(target).header("host", "guest").header("content-type", "application/x-tar");
+    let request = request.body(BodyExt::boxed_unsync(StreamBody::new(frames))).expect("our own targets are valid");
+    let response = send(socket, request).await?;
+    let status = response.status();
+    let broken = |source| GuestError::Broken { call: call.clone(), source };
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(broken)?.to_bytes();
+    match status.is_success() {
+        true => serde_json::from_slice(&body).map_err(|error| broken(error.into())),
+        false => Err(refused(&call, status, &body)),
+    }
+}
+
+/// Everything but the unreserved characters of RFC 3986 and `/`, which a query may carry.
+pub fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => encoded.push(byte as char),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 async fn call(socket: &Path, method: Method, path: &str, body: Bytes, within: Duration) -> Result<Bytes, GuestError> {

@@ -90,8 +90,8 @@ impl Guest {
     pub async fn stream(&self, to: &Destination) -> Result<GuestStream, GuestError> {
         let query = match to {
             Destination::Port(port) => format!("port={port}"),
-            Destination::Socket(path) => format!("path={}", call::percent_encode(path)),
-            Destination::Ticket(ticket) => format!("ticket={}", call::percent_encode(ticket)),
+            Destination::Socket(path) => format!("path={}", crate::guest::percent_encode(path)),
+            Destination::Ticket(ticket) => format!("ticket={}", crate::guest::percent_encode(ticket)),
         };
         self.in_time(call::upgrade(self, &format!("/stream?{query}"))).await
     }
@@ -110,8 +110,8 @@ impl Guest {
         let query = match at {
             ListenAt::Port { port, everywhere } => format!("port={port}&everywhere={everywhere}"),
             ListenAt::Socket { path, user } => {
-                let path = path.as_deref().map(|path| format!("&path={}", call::percent_encode(path)));
-                let user = user.as_deref().map(|user| format!("&user={}", call::percent_encode(user)));
+                let path = path.as_deref().map(|path| format!("&path={}", crate::guest::percent_encode(path)));
+                let user = user.as_deref().map(|user| format!("&user={}", crate::guest::percent_encode(user)));
                 format!("socket=true{}{}", path.unwrap_or_default(), user.unwrap_or_default())
             }
         };

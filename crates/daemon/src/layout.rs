@@ -12,6 +12,7 @@
 //!   bangerd.sock
 //!   vm/<id>/               machine.json vsock.sock vsock.sock_<port> api.sock qmp.sock
 //! cache    may be deleted at any time                                 BANGER_CACHE, $XDG_CACHE_HOME/banger, ~/.cache/banger
+//!   shipments/<number>/    repositories on their way into a guest
 //! ```
 //!
 //! Nothing but this module joins a path to one of the three folders. All three are 0700 and the owner's.
@@ -195,6 +196,14 @@ impl Layout {
     /// An empty file system of exactly this size; disks are cloned from it. `label` is a plain word.
     pub fn disk_template(&self, label: &'static str, size: ByteSize) -> PathBuf {
         self.templates().join(format!("{label}-{}.ext4", size.bytes()))
+    }
+
+    pub fn shipments(&self) -> PathBuf {
+        self.cache.join("shipments")
+    }
+    /// Staged repositories of one import; it goes when the import ends.
+    pub fn shipment(&self, number: u64) -> PathBuf {
+        self.shipments().join(format!("{number:016x}"))
     }
 
     pub fn control_socket(&self) -> &Path {

@@ -18,6 +18,7 @@ mod observe;
 pub mod openapi;
 mod sandboxes;
 mod stream;
+mod workspaces;
 
 use crate::app::App;
 use axum::Router;
@@ -69,6 +70,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/vms/{ref}/logs", get(logs::logs))
         .route("/v1/vms/{ref}/exec", get(crate::exec::exec))
         .route("/v1/vms/{ref}/ssh", get(crate::ssh::door::ssh))
+        .route("/v1/vms/{ref}/workspaces", post(workspaces::prepare))
+        .route("/v1/workspaces/plan", post(workspaces::plan))
         .route("/v1/history", get(host::history))
         .route("/v1/events", get(events::events))
         .route("/v1/audit", get(host::audit))

@@ -9,21 +9,31 @@
 //!                        ▼
 //!                      ship ─► staged .git (shallow history, the host's own index) + the tracked files as they are ─► tar
 //! ```
+//! [`prepare`] holds the first three together before any machine is made, [`deliver`] streams the last to the agent.
 //! The whole repository is built on the host, so a guest needs no git to receive it and nothing of the image is asked.
 //! The repository is hostile input: no hook, filter, fsmonitor or external diff named in its configuration ever runs
 //! ([`git`]), and no symbolic link leads a read out of the tree ([`ship`]). The host's branches, index and files are
 //! only read.
 
+pub mod deliver;
 pub mod git;
 pub mod inspect;
 pub mod list;
+pub mod locks;
+pub mod prepare;
+pub mod quote;
 pub mod ship;
+pub mod state;
 
 pub use inspect::{Source, inspect};
 pub use list::{Entry, Selection, list};
+pub use prepare::{Preparation, Wish};
 pub use ship::{Shipped, ship};
 
+use inspect::Repository;
+use model::ByteSize;
 use std::path::PathBuf;
+use wire::{Fault, FaultKind};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
@@ -35,6 +45,16 @@ pub enum WorkspaceError {
     Bare { path: PathBuf },
     #[error("cannot ship `{path}`: its `.git` leads to no repository")]
     BrokenWorktree { path: PathBuf },
+    #[error("cannot ship `{path}`: another folder's repository claims it")]
+    Claimed { path: PathBuf },
+    #[error("cannot ship `{path}`: its name is no plain text")]
+    NoText { path: PathBuf },
+    #[error("cannot make a branch of `{path}`: it is no git repository")]
+    NoRepository { path: PathBuf },
+    #[error("cannot ship `{path}`: `{branch}` is no name for a branch")]
+    NoBranchName { path: PathBuf, branch: String },
+    #[error("cannot ship `{path}`: its files take {} and the disk has {}", ByteSize::from_bytes(*bytes), ByteSize::from_bytes(*disk_bytes))]
+    TooLarge { path: PathBuf, bytes: u64, disk_bytes: u64 },
     #[error("cannot ship `{path}`: there is no `{reference}` in it")]
     NoSuchReference { path: PathBuf, reference: String },
     #[error("cannot ship `{path}`: git said: {said}")]
@@ -48,3 +68,35 @@ pub enum WorkspaceError {
 }
 
 pub type Result<T> = std::result::Result<T, WorkspaceError>;
+
+/// The index, entry by entry, as `git ls-files` writes it.
+fn git_stage(repository: &Repository) -> Result<Vec<u8>> {
+    repository.git.ask(["ls-files", "-z", "--stage"])
+}
+
+impl From<WorkspaceError> for Fault {
+    fn from(error: WorkspaceError) -> Fault {
+        use WorkspaceError as E;
+        let (kind, hint) = match &error {
+            E::Missing { .. } => (FaultKind::NotFound, None),
+            E::NoFolder { .. } => (FaultKind::Invalid, Some("name the folder that it lies in")),
+            E::Bare { .. } => (FaultKind::Invalid, Some("`git worktree add` makes one that has files")),
+            E::BrokenWorktree { .. } => (FaultKind::Invalid, Some("`git worktree repair` may mend it")),
+            E::Claimed { .. } => (FaultKind::Refused, Some("look at `core.worktree` in its configuration")),
+            E::NoText { .. } | E::NoBranchName { .. } => (FaultKind::Invalid, None),
+            E::NoRepository { .. } => (FaultKind::Invalid, Some("leave `--branch` and `--from` out")),
+            E::TooLarge { .. } => {
+                (FaultKind::Refused, Some("give it a larger disk, or leave files out with `.bangerignore`"))
+            }
+            E::NoSuchReference { .. } => (FaultKind::NotFound, Some("`git rev-parse --verify` tells what there is")),
+            E::NoGit { .. } => (FaultKind::HostUnfit, Some("install `git`")),
+            E::Git { .. } | E::Read { .. } => (FaultKind::HostUnfit, None),
+            E::Write { .. } => (FaultKind::Internal, None),
+        };
+        let fault = Fault::new(kind, error.to_string()).with_sources(&error);
+        match hint {
+            Some(hint) => fault.with_hint(hint),
+            None => fault,
+        }
+    }
+}

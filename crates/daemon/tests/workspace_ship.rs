@@ -55,7 +55,8 @@ impl Case {
         let source = inspect(&self.host())?;
         let scratch = tempfile::tempdir().expect("a folder can be made");
         let mut archive = Vec::new();
-        let shipped = ship(&source, options, scratch.path(), &mut archive)?;
+        let entries = list(&source, options.selection)?;
+        let shipped = ship(&source, &entries, options, scratch.path(), &mut archive)?;
         let _ = std::fs::remove_dir_all(self.guest());
         std::fs::create_dir(self.guest()).expect("a folder can be made");
         let mut archive = tar::Archive::new(archive.as_slice());
@@ -266,7 +267,9 @@ fn worktrees_submodules_sparse_detached_and_empty_repositories_arrive() {
     std::fs::write(tree.join("file"), "in the worktree\n").expect("a file can be written");
     let scratch = tempfile::tempdir().expect("a folder can be made");
     let mut archive = Vec::new();
-    ship(&inspect(&tree).expect("it is a work tree"), &options(), scratch.path(), &mut archive).expect("it ships");
+    let source = inspect(&tree).expect("it is a work tree");
+    let entries = list(&source, Selection::default()).expect("it can be listed");
+    ship(&source, &entries, &options(), scratch.path(), &mut archive).expect("it ships");
 
     let sparse = Case::new();
     sparse.git(&["sparse-checkout", "set", "--no-cone", "/file"]);

@@ -20,6 +20,8 @@
 //! | `GET /v1/vms/{ref}/logs` | [`LogsRequest`] as query | the log's bytes; with `follow` until the sandbox ends or the client goes |
 //! | `GET /v1/vms/{ref}/exec` | WebSocket, see [`crate::guest`] | spliced through to the agent |
 //! | `GET /v1/vms/{ref}/ssh` | `Upgrade: `[`SSH_UPGRADE`] | `101 Switching Protocols`, then the SSH protocol |
+//! | `POST /v1/vms/{ref}/workspaces` | [`PrepareRequest`] | stream, result [`Prepared`] |
+//! | `POST /v1/workspaces/plan` | [`PlanRequest`] | [`WorkspacePlan`] |
 //! | `GET /v1/history` | [`HistoryRequest`] as query | [`History`] |
 //! | `GET /v1/events` | – | stream of [`StateChange`] |
 //! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
@@ -45,10 +47,12 @@
 mod artifact;
 mod host;
 mod sandbox;
+mod workspace;
 
 pub use artifact::*;
 pub use host::*;
 pub use sandbox::*;
+pub use workspace::*;
 
 use crate::Fault;
 use serde::{Deserialize, Serialize};

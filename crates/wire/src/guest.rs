@@ -13,6 +13,8 @@
 //! | `GET /listen?port=N`, `?socket=true` | `101 Switching Protocols`, then [`ListenEvent`]s, see below |
 //! | `PUT /files?path=P` | body is a tar archive, unpacked below the folder `P` (made when missing) → 204 |
 //! | `GET /files?path=P` | answers a tar archive of `P`, see below |
+//! | `PUT /workspace?path=P` | body is a tar archive that becomes the folder `P`, see below → [`Placed`] |
+//! | `GET /workspace?path=P` | [`WorkspaceState`] |
 //! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
 //!
 //! A failure is a [`crate::Fault`] as JSON with the fault's HTTP status. Values in a query are percent-encoded.
@@ -39,6 +41,15 @@
 //! **Files.** The archive of `P` names its entries from the last component of `P` on (`/etc/apt` → `apt/`, `apt/sources.list`; `/` → `./`), stays
 //! on one file system, keeps modes, owners, times, symbolic and hard links, and leaves sockets out. An entry that would
 //! leave `P` is refused. An archive that breaks off without its end was cut short by a failure.
+//!
+//! **Workspace.** The archive is unpacked beside `P` and put in place only when all of it has come: one that breaks off
+//! leaves `P` as it was. A `P` that holds anything is refused unless `over=true` says that a workspace of ours lies there;
+//! then what the host has no more goes, what the guest added stays, and what the guest changed is refused (`conflict`)
+//! unless `discard=true`. The ledger of what was put there lies beside `P`, as `.NAME.banger`.
+
+mod workspace;
+
+pub use workspace::*;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -65,6 +65,7 @@ fn sandbox() -> Sandbox {
             guest_path: "/root/repo".into(),
             host_path: "/home/ada/shop".into(),
             head_commit: word("8a5cb1c6ef0ab6ab3f0bfa9a1de1f2c74b1d7b2e"),
+            ..WorkspaceFacts::default()
         }],
         created_at_ns: AT_NS,
         started_at_ns: Some(AT_NS + 1_000_000),
@@ -312,4 +313,46 @@ fn words_of_a_later_version_are_passed_over() {
     assert_eq!(event, Event::Unknown);
     let fault: Fault = serde_json::from_str(r#"{"kind":"eclipse","message":"dark"}"#).expect("it is a fault");
     assert_eq!(fault.kind, FaultKind::Internal);
+}
+
+#[test]
+fn workspaces_keep_their_golden_shape() {
+    let prepare = PrepareRequest {
+        path: "/home/ada/shop".into(),
+        guest_path: word("/root/shop"),
+        mode: word("shallow"),
+        depth: Some(10),
+        branch: word("try"),
+        from: word("HEAD~1"),
+        include_untracked: true,
+        readonly: true,
+        discard: true,
+    };
+    check_request("prepare_request", &prepare);
+    check_request("plan_request", &PlanRequest { prepare, disk_bytes: Some(8 * GIB), list: true });
+    let commit = "8a5cb1c6ef0ab6ab3f0bfa9a1de1f2c74b1d7b2e";
+    let plan = WorkspacePlan {
+        guest_path: "/root/shop".into(),
+        host_path: "/home/ada/shop".into(),
+        git: true,
+        head_commit: word(commit),
+        branch: word("try"),
+        file_count: 2,
+        file_bytes: 4711,
+        files: words(&[".env", "main.rs"]),
+        secrets: words(&[".env"]),
+        notes: words(&["`.env` looks like it holds a secret"]),
+    };
+    check("workspace_plan", &plan);
+    let workspace = WorkspaceFacts {
+        guest_path: "/root/shop".into(),
+        host_path: "/home/ada/shop".into(),
+        head_commit: word(commit),
+        branch: word("try"),
+        mode: word("shallow"),
+        readonly: true,
+        prepared_at_ns: Some(AT_NS),
+    };
+    let notes = words(&["`fifo` stays here: it is neither a file nor a symbolic link"]);
+    check("prepared", &Prepared { vm_name: "web".into(), workspace, files: 2, bytes: 4711, notes });
 }

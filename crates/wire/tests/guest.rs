@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use wire::guest::{
     Clock, DiskUse, ExecRequest, ExecStatus, GuestNetwork, Health, Identity, ListenEvent, ListeningSocket, Metrics,
-    Ports, Ready, Shutdown, WindowSize,
+    Placed, Ports, Ready, Shutdown, WindowSize, WorkspaceState,
 };
 use wire::{Fault, FaultKind};
 
@@ -152,4 +152,20 @@ fn listening_keeps_its_shape() {
     check("listen_bound_socket", &ListenEvent::Bound { port: None, path: Some("/run/banger/ssh-1/agent".to_owned()) });
     let peer = "127.0.0.1:40022".to_owned();
     check("listen_accepted", &ListenEvent::Accepted { ticket: "9f86d081884c7d65".to_owned(), peer });
+}
+
+#[test]
+fn workspaces_keep_their_shape() {
+    check("placed", &Placed { written: 12, kept: 340, removed: 1 });
+    let state = WorkspaceState {
+        known: true,
+        history: 1,
+        changed: 2,
+        removed: 1,
+        added: 40,
+        examples: vec!["src/main.rs".to_owned()],
+    };
+    check("workspace_state", &state);
+    assert!(!state.is_untouched());
+    assert!(WorkspaceState { known: true, added: 3, ..WorkspaceState::default() }.is_untouched());
 }

@@ -14,13 +14,15 @@ use model::UserName;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use wire::FaultKind;
+use wire::control::Sandbox;
 use wire::guest::ExecRequest;
 
 /// Run a command in a running sandbox.
 ///
 /// What is piped into banger is the command's stdin; stdout and stderr stay apart, unless the command has a terminal.
 /// The exit status is the command's own; 125 and above tell of banger itself. With a terminal, Enter `~.` leaves a
-/// guest that no longer answers.
+/// guest that no longer answers. In a sandbox with a workspace the command runs in it, through a login shell and with the
+/// tools of `mise` where the guest has it; otherwise as it stands, in the user's home.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  banger vm exec -it web -- htop")]
 pub struct ExecArgs {
@@ -36,6 +38,9 @@ pub struct ExecArgs {
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+    /// Run it in this workspace, or any other folder of the guest, through a login shell
+    #[arg(long, value_name = "FOLDER", conflicts_with = "cwd")]
+    pub guest_path: Option<String>,
     #[command(flatten)]
     pub env: EnvArgs,
 }
@@ -60,7 +65,40 @@ pub struct EnvArgs {
 
 pub async fn run(context: &Context, args: ExecArgs) -> Outcome {
     let request = request(args.command, args.env, args.tty, args.interactive)?;
+    let folder = match args.guest_path {
+        Some(folder) => Some(folder),
+        None => or_cancel(workspace_of(context, &args.vm, &request)).await?,
+    };
+    let request = match folder {
+        Some(folder) => in_workspace(request, &folder),
+        None => request,
+    };
     in_guest(context, &args.vm, &request).await
+}
+
+/// Where a command of root's runs that names no folder: the first workspace. Another user has no business in root's home.
+pub async fn workspace_of(context: &Context, vm: &str, request: &ExecRequest) -> Outcome<Option<String>> {
+    let is_root = request.user.as_deref().is_none_or(|user| matches!(user, "root" | "0"));
+    if request.cwd.is_some() || !is_root {
+        return Ok(None);
+    }
+    let vm: Sandbox = context.client.get(crate::client::Path::vm(vm)).await?;
+    Ok(vm.workspaces.into_iter().next().map(|work| work.guest_path))
+}
+
+/// In a folder, as a person who logged in there would run it.
+pub fn in_workspace(mut request: ExecRequest, folder: &str) -> ExecRequest {
+    request.cwd.get_or_insert_with(|| folder.to_owned());
+    // A shipped `mise.toml` is as trusted as the command that is about to run beside it.
+    request.env.entry("MISE_TRUSTED_CONFIG_PATHS".to_owned()).or_insert_with(|| folder.to_owned());
+    if !request.argv.is_empty() {
+        let words: Vec<_> = request.argv.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+        let words = words.join(" ");
+        request.argv =
+            vec![format!("if command -v mise >/dev/null 2>&1; then exec mise exec -- {words}; fi; exec {words}")];
+        request.login_shell = true;
+    }
+    request
 }
 
 pub async fn in_guest(context: &Context, vm: &str, request: &ExecRequest) -> Outcome {

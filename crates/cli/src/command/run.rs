@@ -1,6 +1,7 @@
 //! `banger vm run`: create, run something in it, and with `--rm` leave nothing behind, whatever happens in between.
 //!
 //! ```text
+//!  (PATH: what would travel? refused here) ──► create ──► (PATH: ship it) ──► command or shell ──► …
 //!  create ──► command or shell ──► (--rm) delete ──► the guest's own exit status
 //!    └─ Ctrl-C ──────┴─ Ctrl-C goes to the guest ──┴─ Ctrl-C twice leaves it and says what remains
 //! ```
@@ -8,29 +9,40 @@
 use super::exec::{self, EnvArgs};
 use super::fleet::Deed;
 use super::spec::SpecArgs;
+use super::workspace::{self, ShipArgs};
 use super::{Context, create};
 use crate::client::Path;
 use crate::failure::{Failure, Outcome};
-use crate::interrupt::{Interrupt, cancelled};
+use crate::interrupt::{Interrupt, cancelled, or_cancel};
 use crate::render;
 use crate::render::progress::Board;
 use crate::session::{self, Ended, Session};
 use crate::terminal;
 use clap::Args;
 use hyper::Method;
+use model::workspace::WorkspaceMode;
+use std::path::PathBuf;
 use std::time::Duration;
 use wire::FaultKind;
-use wire::control::{CreateRequest, History, Sandbox};
+use wire::control::{CreateRequest, History, PlanRequest, PrepareRequest, Sandbox, WorkspacePlan};
 use wire::guest::ExecRequest;
 
 /// Create a sandbox, start it and run a command or a shell in it.
+///
+/// With PATH, the git repository it lies in (or any other folder) is shipped to /root/repo first, as it is on this host
+/// right now, and the command or shell runs there.
 ///
 /// Without a command you get a shell. The exit status is the command's own; 125 and above tell of banger itself.
 /// Without `--rm` the sandbox runs on afterwards. Ctrl-C during creation undoes what was begun; during the command it
 /// goes to the command, and twice within two seconds leaves it.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  banger vm run --rm --memory 1G -- sh -c 'uname -a; id'")]
+#[command(
+    after_help = "Examples:\n  banger vm run --rm --memory 1G -- sh -c 'uname -a; id'\n  banger vm run --rm ./shop -- make test"
+)]
 pub struct RunArgs {
+    /// A folder of this host to work on
+    #[arg(value_name = "PATH", value_hint = clap::ValueHint::DirPath)]
+    pub path: Option<PathBuf>,
     /// The command and its arguments; a shell where there are none
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -48,6 +60,11 @@ pub struct RunArgs {
     pub tty: bool,
     #[command(flatten)]
     pub spec: SpecArgs,
+    /// Ship all history
+    #[arg(long, conflicts_with = "depth", help_heading = "What travels")]
+    pub full: bool,
+    #[command(flatten)]
+    pub ship: ShipArgs,
     #[command(flatten)]
     pub env: EnvArgs,
 }
@@ -55,13 +72,30 @@ pub struct RunArgs {
 pub async fn run(context: &Context, args: RunArgs) -> Outcome {
     let exec = exec::request(args.command, args.env, args.tty, args.interactive)?;
     let request = CreateRequest { ephemeral: args.rm, ..args.spec.request() };
+    let shipment = shipment(args.path.as_deref(), args.ship, args.full)?;
+    let work = match shipment {
+        Some(shipment) => Some(look(context, &request, shipment).await?),
+        None => None,
+    };
     if request.dry_run {
-        return create::show_plan(context, &request).await;
+        return dry_run(context, &request, work.as_ref().map(|(_, plan)| plan)).await;
     }
     let vm = make(context, &request).await?;
+    let shipped = match &work {
+        Some((shipment, _)) => ship(context, &vm, shipment).await.map(Some),
+        None => Ok(None),
+    };
+    let folder = match shipped {
+        Ok(folder) => folder,
+        Err(failure) => return Err(give_up(context, &vm, args.rm, failure).await),
+    };
     if args.detach {
         return create::show_made(context, &vm);
     }
+    let exec = match folder {
+        Some(folder) => exec::in_workspace(exec, &folder),
+        None => exec,
+    };
     let ended = execute(context, &vm, &exec).await;
     let removed = if args.rm { remove(context, &vm.id, &vm.name, false).await } else { Ok(()) };
     if !args.rm && exec.tty.is_some() {
@@ -76,6 +110,77 @@ pub async fn run(context: &Context, args: RunArgs) -> Outcome {
                 render::error::say(&fault);
             }
             Err(failure)
+        }
+    }
+}
+
+fn shipment(path: Option<&std::path::Path>, args: ShipArgs, full: bool) -> Outcome<Option<PrepareRequest>> {
+    let mode = full.then(|| WorkspaceMode::Full.word().to_owned());
+    let given = full || args.branch.is_some() || args.include_untracked || args.depth.is_some() || args.readonly;
+    match path {
+        Some(path) => args.request(path, mode).map(Some),
+        None if given || args.guest_path.is_some() => {
+            let failure =
+                Failure::new(FaultKind::Invalid, "these options say what travels, and there is no PATH to ship");
+            Err(failure.with_hint("`banger vm run .` ships the repository you are in"))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Everything that can be refused is refused before there is a machine.
+async fn look(
+    context: &Context,
+    create: &CreateRequest,
+    prepare: PrepareRequest,
+) -> Outcome<(PrepareRequest, WorkspacePlan)> {
+    let request = PlanRequest { prepare: prepare.clone(), disk_bytes: create.disk_bytes, list: create.dry_run };
+    let plan = or_cancel(workspace::plan(context, request)).await?;
+    if !plan.git && !create.dry_run && !context.output.quiet {
+        render::note(&workspace::summary(&plan));
+    }
+    Ok((prepare, plan))
+}
+
+async fn dry_run(context: &Context, request: &CreateRequest, work: Option<&WorkspacePlan>) -> Outcome {
+    let Some(work) = work else { return create::show_plan(context, request).await };
+    if context.output.json {
+        return render::json::document(work);
+    }
+    plan_notes(work);
+    render::data(&workspace::listing(work))
+}
+
+fn plan_notes(plan: &WorkspacePlan) {
+    render::note(&workspace::summary(plan));
+    plan.notes.iter().for_each(|note| render::note(note));
+}
+
+/// Answers with the folder it lies in.
+async fn ship(context: &Context, vm: &Sandbox, request: &PrepareRequest) -> Outcome<String> {
+    let mut interrupt = Interrupt::listen()?;
+    match interrupt.or(workspace::send(context, &vm.id, request)).await {
+        Ok(prepared) => Ok(prepared?.workspace.guest_path),
+        Err(_) => Err(cancelled("cancelled while the workspace was shipped")),
+    }
+}
+
+/// The work did not arrive: a sandbox that was to vanish does, one to keep stays and can be tried again.
+async fn give_up(context: &Context, vm: &Sandbox, rm: bool, failure: Failure) -> Failure {
+    if !rm {
+        let name = &vm.name;
+        render::note(&format!(
+            "`{name}` runs without its workspace: `banger vm workspace prepare {name} PATH` tries again"
+        ));
+        return failure;
+    }
+    match remove(context, &vm.id, &vm.name, true).await {
+        Ok(()) => failure,
+        Err(also) => {
+            if let Failure::Fault(fault) = also {
+                render::error::say(&fault);
+            }
+            failure
         }
     }
 }

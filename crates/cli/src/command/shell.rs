@@ -3,13 +3,14 @@
 use super::exec::{self, EnvArgs};
 use super::{Context, complete};
 use crate::failure::Outcome;
+use crate::interrupt::or_cancel;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use model::UserName;
 
 /// Open a shell in a running sandbox.
 ///
-/// It is the login shell of the user. Enter `~.` leaves a guest that no longer answers. What is piped into banger is
+/// It is the login shell of the user, in the sandbox's workspace where it has one. Enter `~.` leaves a guest that no longer answers. What is piped into banger is
 /// read by the shell.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  banger vm shell web")]
@@ -25,5 +26,9 @@ pub struct ShellArgs {
 pub async fn run(context: &Context, args: ShellArgs) -> Outcome {
     let env = EnvArgs { user: args.user, ..EnvArgs::default() };
     let request = exec::request(Vec::new(), env, false, true)?;
+    let request = match or_cancel(exec::workspace_of(context, &args.vm, &request)).await? {
+        Some(folder) => exec::in_workspace(request, &folder),
+        None => request,
+    };
     exec::in_guest(context, &args.vm, &request).await
 }

@@ -59,21 +59,9 @@ async fn collect(guest: &Guest, call: &'static str, response: Response<Incoming>
     Ok(body.map_err(|source| guest.broken(call, source))?.to_bytes())
 }
 
-/// Everything but the unreserved characters of RFC 3986 and `/`, which a query may carry.
-pub(super) fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => encoded.push(byte as char),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
-    use super::percent_encode;
+    use crate::guest::percent_encode;
 
     #[test]
     fn a_query_value_cannot_leave_its_place() {

@@ -178,11 +178,15 @@ fn failure(failure: &engine::Failure) -> String {
     text
 }
 
-fn workspace(workspace: &model::workspace::Workspace) -> wire_control::WorkspaceFacts {
+pub fn workspace(workspace: &model::workspace::Workspace) -> wire_control::WorkspaceFacts {
     wire_control::WorkspaceFacts {
         guest_path: workspace.guest_path.clone(),
         host_path: workspace.host_path.clone(),
         head_commit: workspace.head_commit.clone(),
+        branch: workspace.branch.clone(),
+        mode: (workspace.prepared_at > 0).then(|| workspace.mode.word().to_owned()),
+        readonly: workspace.readonly,
+        prepared_at_ns: (workspace.prepared_at > 0).then_some(workspace.prepared_at),
     }
 }
 

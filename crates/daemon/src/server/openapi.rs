@@ -19,7 +19,7 @@ use utoipa::OpenApi;
         super::sandboxes::delete, super::sandboxes::start, super::sandboxes::stop, super::sandboxes::kill,
         super::sandboxes::restart, super::sandboxes::reset, super::sandboxes::pause, super::sandboxes::resume,
         super::observe::health, super::observe::stats, super::observe::ports, super::logs::logs, crate::exec::exec,
-        crate::ssh::door::ssh,
+        crate::ssh::door::ssh, super::workspaces::prepare, super::workspaces::plan,
         super::library::images, super::library::pull_image, super::library::import_image, super::library::remove_image,
         super::library::kernels, super::library::pull_kernel, super::library::import_kernel, super::library::remove_kernel,
         document,
@@ -28,6 +28,7 @@ use utoipa::OpenApi;
         (name = "daemon", description = "The daemon and its host"),
         (name = "vms", description = "Sandboxes"),
         (name = "library", description = "Images and kernels"),
+        (name = "workspaces", description = "Code of the host inside guests"),
     )
 )]
 struct Document;

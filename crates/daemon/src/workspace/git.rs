@@ -49,7 +49,8 @@ impl Git {
     pub fn hostile(folder: &Path) -> Result<Git> {
         let mut git = Git::own(folder);
         git.disarmed = git.drivers()?;
-        Ok(git)
+        // A partial clone fetches what it lacks from where its configuration says, by the program that it names.
+        Ok(git.with_environment("GIT_ALLOW_PROTOCOL", "none").with_environment("GIT_SSH_COMMAND", "false"))
     }
 
     /// For a repository that we made ourselves, with our own configuration.

@@ -51,14 +51,39 @@ pub fn inspect(path: &Path) -> Result<Source> {
         return Err(WorkspaceError::NoFolder { path: path.to_path_buf() });
     }
     let path = path.canonicalize().map_err(|source| WorkspaceError::Read { path: path.to_path_buf(), source })?;
+    if path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
+        return Err(WorkspaceError::NoText { path });
+    }
     let git = Git::hostile(&path)?;
     if let Some(top) = git.line(["rev-parse", "--show-toplevel"])? {
-        return repository(PathBuf::from(top)).map(|found| Source::Git(Box::new(found)));
+        let top = PathBuf::from(top);
+        let own = git.line(["rev-parse", "--absolute-git-dir"])?;
+        let found = repository(top)?;
+        // A repository may claim any folder for its own (`core.worktree`): its files would be the host's secrets. The
+        // folder has to know of it, too.
+        return match own.is_some_and(|own| Path::new(&own) == found.git_folder) && path.starts_with(&found.top) {
+            true => Ok(Source::Git(Box::new(found))),
+            false => Err(WorkspaceError::Claimed { path }),
+        };
     }
     match git.line(["rev-parse", "--is-bare-repository"])?.as_deref() {
         Some("true") => Err(WorkspaceError::Bare { path }),
         _ if path.join(".git").symlink_metadata().is_ok() => Err(WorkspaceError::BrokenWorktree { path }),
         _ => Ok(Source::Folder { path }),
+    }
+}
+
+impl Repository {
+    /// A name that git would take for a branch, and that is no option to anything.
+    pub fn check_branch(&self, name: &str) -> Result<()> {
+        let is_name =
+            self.git.line(["check-ref-format", "--allow-onelevel", "--normalize", &format!("refs/heads/{name}")])?;
+        match is_name.is_some_and(|normal| normal == format!("refs/heads/{name}")) && !name.starts_with('-') {
+            true => Ok(()),
+            false => {
+                Err(WorkspaceError::NoBranchName { path: self.top.clone(), branch: name.chars().take(120).collect() })
+            }
+        }
     }
 }
 

@@ -37,6 +37,31 @@ pub fn list(source: &Source, selection: Selection) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// What travels from the submodules of a repository, by its path from the top; [`super::ship`] ships each as a repository of its own.
+pub fn list_submodules(repository: &Repository, selection: Selection) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    inner(repository, selection, Path::new(""), 1, &mut entries)?;
+    entries.sort();
+    Ok(entries)
+}
+
+fn inner(
+    parent: &Repository,
+    selection: Selection,
+    below: &Path,
+    nesting: u32,
+    entries: &mut Vec<Entry>,
+) -> Result<()> {
+    for link in submodules(parent)? {
+        let Some(child) = super::ship::initialized(parent, &link, nesting)? else { continue };
+        let place = below.join(&link);
+        let own = git_entries(&child, selection)?;
+        entries.extend(own.into_iter().map(|entry| Entry { path: place.join(&entry.path), ..entry }));
+        inner(&child, selection, &place, nesting + 1, entries)?;
+    }
+    Ok(())
+}
+
 fn git_entries(repository: &Repository, selection: Selection) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let links: BTreeSet<PathBuf> = submodules(repository)?.into_iter().collect();

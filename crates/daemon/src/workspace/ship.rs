@@ -19,8 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// As deep as the original: enough for `git log` and `git describe` of daily work, a fraction of the bytes.
-pub const DEFAULT_DEPTH: u32 = 10;
+pub use model::workspace::DEFAULT_DEPTH;
 /// How deep submodules may nest; deeper ones are shipped without their own repository.
 const MAX_SUBMODULE_DEPTH: u32 = 8;
 
@@ -33,6 +32,10 @@ pub struct ShipOptions {
     pub branch: Option<String>,
     /// The commit to start `branch` from, already resolved.
     pub from: Option<String>,
+    /// Take the write permission from the files.
+    pub readonly: bool,
+    /// No repository at all.
+    pub files_only: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,17 +47,29 @@ pub struct Shipped {
     pub notes: Vec<String>,
 }
 
-/// Writes the whole workspace as one tar. `scratch` is an empty folder of ours, used for the staged repository.
-pub fn ship(source: &Source, options: &ShipOptions, scratch: &Path, out: &mut dyn Write) -> Result<Shipped> {
-    let mut shipment = Shipment { tar: tar::Builder::new(out), shipped: Shipped::default(), top: source.path().into() };
+/// Writes the whole workspace as one tar: `entries` are what [`list`] answered. `scratch` is an empty folder of ours, used
+/// for the staged repository.
+pub fn ship(
+    source: &Source,
+    entries: &[Entry],
+    options: &ShipOptions,
+    scratch: &Path,
+    out: &mut dyn Write,
+) -> Result<Shipped> {
+    let mut shipment = Shipment {
+        tar: tar::Builder::new(out),
+        shipped: Shipped::default(),
+        top: source.path().into(),
+        unwritable: if options.readonly { 0o222 } else { 0 },
+        staged: 0,
+    };
     shipment.tar.mode(tar::HeaderMode::Complete);
     shipment.tar.follow_symlinks(false);
     if let Source::Git(repository) = source {
         shipment.repository(repository, options, scratch, Path::new(""), 0)?;
     }
-    let entries = list(source, options.selection)?;
-    shipment.files(source.path(), &entries, Path::new(""))?;
-    let Shipment { mut tar, shipped, top } = shipment;
+    shipment.files(source.path(), entries, Path::new(""))?;
+    let Shipment { mut tar, shipped, top, .. } = shipment;
     tar.finish().map_err(|source| WorkspaceError::Write { path: top, source })?;
     Ok(shipped)
 }
@@ -63,6 +78,10 @@ struct Shipment<'a> {
     tar: tar::Builder<&'a mut dyn Write>,
     shipped: Shipped,
     top: PathBuf,
+    /// Permissions that no file keeps.
+    unwritable: u32,
+    /// Repositories staged so far: each has a folder of its own.
+    staged: u32,
 }
 
 impl Shipment<'_> {
@@ -75,13 +94,15 @@ impl Shipment<'_> {
         below: &Path,
         nesting: u32,
     ) -> Result<()> {
-        let staged = scratch.join(format!("staged-{nesting}-{}", self.shipped.files));
-        stage(repository, options, &staged)?;
+        if !options.files_only {
+            self.staged += 1;
+            let staged = scratch.join(self.staged.to_string());
+            stage(repository, options, &staged)?;
+            self.append_tree(&staged.join(".git"), &below.join(".git"))?;
+        }
         if below.as_os_str().is_empty() {
             self.shipped.head = repository.head.clone();
         }
-        let prefix = below.join(".git");
-        self.append_tree(&staged.join(".git"), &prefix)?;
         for link in submodules(repository)? {
             self.submodule(repository, &link, options, scratch, below, nesting + 1)?;
         }
@@ -99,20 +120,11 @@ impl Shipment<'_> {
         nesting: u32,
     ) -> Result<()> {
         let place = below.join(link);
-        let folder = parent.top.join(link);
-        let inside = open_below(&parent.top, link, OFlags::PATH | OFlags::DIRECTORY).is_ok();
-        if !inside || folder.join(".git").symlink_metadata().is_err() || nesting > MAX_SUBMODULE_DEPTH {
-            return self.append_folder(&place, 0o755);
-        }
-        let Source::Git(child) = super::inspect(&folder)? else { return self.append_folder(&place, 0o755) };
-        // A `.git` that points back out of this folder would make us ship the parent again.
-        if child.top != folder.canonicalize().unwrap_or(folder) {
-            return self.append_folder(&place, 0o755);
-        }
+        let Some(child) = initialized(parent, link, nesting)? else { return self.append_folder(&place, 0o755) };
         let own = ShipOptions { branch: None, from: None, ..options.clone() };
         self.repository(&child, &own, scratch, &place, nesting)?;
         let top = child.top.clone();
-        let entries = list(&Source::Git(child), options.selection)?;
+        let entries = list(&Source::Git(Box::new(child)), options.selection)?;
         self.files(&top, &entries, &place)
     }
 
@@ -153,7 +165,7 @@ impl Shipment<'_> {
             Err(error) => return Err(read(error)),
         };
         let size = file.metadata().map_err(read)?.len();
-        let mode = 0o644 | (metadata.permissions().mode() & 0o111);
+        let mode = (0o644 | (metadata.permissions().mode() & 0o111)) & !self.unwritable;
         let mut header = header(tar::EntryType::Regular, mode, size, metadata.mtime());
         self.shipped.bytes += size;
         // The header promised `size` bytes; a file that shrinks or grows meanwhile is padded or cut to it.
@@ -180,6 +192,18 @@ impl Shipment<'_> {
     }
 }
 
+/// The repository of a submodule that is checked out; none for one that is not, or that is not what it seems.
+pub(super) fn initialized(parent: &Repository, link: &Path, nesting: u32) -> Result<Option<Repository>> {
+    let folder = parent.top.join(link);
+    let inside = open_below(&parent.top, link, OFlags::PATH | OFlags::DIRECTORY).is_ok();
+    if !inside || folder.join(".git").symlink_metadata().is_err() || nesting > MAX_SUBMODULE_DEPTH {
+        return Ok(None);
+    }
+    let Source::Git(child) = super::inspect(&folder)? else { return Ok(None) };
+    // A `.git` that points back out of this folder would make us ship the parent again.
+    Ok((child.top == folder.canonicalize().unwrap_or(folder)).then_some(*child))
+}
+
 /// Makes `<staged>/.git`: what the guest gets instead of the host's git folder.
 fn stage(repository: &Repository, options: &ShipOptions, staged: &Path) -> Result<()> {
     let read = |source: io::Error| WorkspaceError::Read { path: staged.to_path_buf(), source };
@@ -202,7 +226,8 @@ fn stage(repository: &Repository, options: &ShipOptions, staged: &Path) -> Resul
 
 /// Exactly the commits that `depth` allows, from the host's own objects, by the protocol git itself uses for strangers.
 fn fetch(repository: &Repository, into: &Git, commit: &str, depth: Option<u32>) -> Result<()> {
-    let upload = "git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true -c core.fsmonitor=false upload-pack";
+    // The environment wins over what the repository says of missing objects: nothing is fetched from anywhere else.
+    let upload = "GIT_ALLOW_PROTOCOL=none GIT_SSH_COMMAND=false git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true -c core.fsmonitor=false upload-pack";
     let words = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
     let mut arguments: Vec<OsString> = words.into_iter().map(OsString::from).collect();
     arguments.push(format!("--upload-pack={upload}").into());
@@ -266,13 +291,14 @@ fn settings(repository: &Repository, git: &Git) -> Result<()> {
 /// The host's index as it is, and the objects it names that the shipped history does not hold.
 fn index(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
     let from = repository.git_folder.join("index");
-    if from.symlink_metadata().is_err() {
+    if !from.symlink_metadata().is_ok_and(|found| found.is_file()) {
         return Ok(());
     }
     let read = |source: io::Error| WorkspaceError::Read { path: from.clone(), source };
     std::fs::copy(&from, staged.join(".git/index")).map_err(read)?;
     for shared in std::fs::read_dir(&repository.git_folder).map_err(read)?.flatten() {
-        if shared.file_name().as_bytes().starts_with(b"sharedindex.") {
+        let is_file = shared.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && shared.file_name().as_bytes().starts_with(b"sharedindex.") {
             std::fs::copy(shared.path(), staged.join(".git").join(shared.file_name())).map_err(read)?;
         }
     }

@@ -61,6 +61,15 @@ pub struct WorkspaceFacts {
     pub host_path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_commit: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// `shallow`, `full` or `files`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub readonly: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared_at_ns: Option<u64>,
 }
 
 /// One span of a launch, in order of start; `depth` makes the tree.

@@ -1,0 +1,198 @@
+//! From a preparation to a folder in a guest: one tar stream to the agent, at the pace of the slower side, then the record.
+//!
+//! The stream is made on the calling thread and sent by a task; a channel of a few pieces joins them. A stream that breaks
+//! off (cancelled, host disk full, a file that cannot be read) ends without its end, and the agent then changes nothing.
+
+use super::WorkspaceError;
+use super::prepare::Preparation;
+use super::ship::{Shipped, ship};
+use crate::app::{App, HostKind};
+use crate::guest::{self, GuestError};
+use bytes::{Bytes, BytesMut};
+use engine::Sandbox;
+use engine::host::{Report, Unit, Watch};
+use model::workspace::Workspace;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use wire::guest::Placed;
+use wire::{Fault, FaultKind};
+
+/// Pieces on their way to the guest, of [`PIECE_BYTES`] each.
+const PIECES: usize = 8;
+const PIECE_BYTES: usize = 128 * 1024;
+/// 60 s: a guest under emulation that writes to a slow disk still takes a piece in a few.
+const PIECE_WITHIN: Duration = Duration::from_secs(60);
+/// 10 min for the guest to put a million files in place.
+const PLACED_WITHIN: Duration = Duration::from_secs(600);
+
+type Piece = io::Result<Bytes>;
+
+pub struct Delivered {
+    pub workspace: Workspace,
+    pub shipped: Shipped,
+    pub placed: Placed,
+}
+
+/// Ships into a running sandbox, and records it. Call with the sandbox's workspace lock held.
+pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &dyn Watch) -> Result<Delivered, Fault> {
+    let name = sandbox.name();
+    let path = preparation.wish.guest_path.as_str();
+    watch.report(Report::Stage { text: format!("shipping {} to {path}", preparation.host_path().display()) });
+    let scratch = Scratch::make(app).map_err(|source| write_failed(preparation, source))?;
+    let (shipped, placed) = match app.kind {
+        HostKind::Sim => {
+            let shipped =
+                ship(&preparation.source, &preparation.entries, &preparation.options, scratch.path(), &mut io::sink())?;
+            (shipped, Placed::default())
+        }
+        HostKind::Real => stream(app, sandbox, preparation, scratch.path(), watch)?,
+    };
+    let workspace = preparation.record(app.host.clock.now());
+    app.engine.record_workspace(&sandbox.id, workspace.clone()).map_err(crate::server::fault)?;
+    tracing::info!(vm = %name, path, files = shipped.files, bytes = shipped.bytes, "shipped a workspace");
+    Ok(Delivered { workspace, shipped, placed })
+}
+
+fn stream(
+    app: &App,
+    sandbox: &Sandbox,
+    preparation: &Preparation,
+    scratch: &Path,
+    watch: &dyn Watch,
+) -> Result<(Shipped, Placed), Fault> {
+    let path = preparation.wish.guest_path.as_str();
+    let over = sandbox.workspaces.iter().any(|workspace| workspace.guest_path == path);
+    let target =
+        format!("/workspace?path={}&over={over}&discard={}", guest::percent_encode(path), preparation.wish.discard);
+    let (pieces, body) = mpsc::channel::<Piece>(PIECES);
+    let vsock = app.layout.vsock(&sandbox.id);
+    let runtime = Handle::current();
+    let call = runtime.spawn(async move { guest::put::<Placed>(&vsock, &target, body).await });
+    let mut out = Out {
+        pieces,
+        runtime: runtime.clone(),
+        piece: BytesMut::new(),
+        watch,
+        sent: 0,
+        total: preparation.measured.bytes,
+    };
+    let shipped =
+        ship(&preparation.source, &preparation.entries, &preparation.options, scratch, &mut out).and_then(|shipped| {
+            out.flush()
+                .map_err(|source| WorkspaceError::Write { path: preparation.host_path().to_path_buf(), source })?;
+            Ok(shipped)
+        });
+    if let Err(error) = &shipped {
+        // The body ends in an error, so the agent knows that this is not all.
+        let _ = out.pieces.try_send(Err(io::Error::other(error.to_string())));
+    }
+    drop(out);
+    let answer = runtime.block_on(async { tokio::time::timeout(PLACED_WITHIN, call).await });
+    if watch.cancelled() {
+        return Err(Fault::new(FaultKind::Cancelled, format!("cannot ship to {}: it was cancelled", sandbox.name())));
+    }
+    let answer = match answer {
+        Ok(joined) => joined.map_err(|error| Fault::new(FaultKind::Internal, error.to_string()))?,
+        Err(_) => Err(GuestError::Silent { call: "PUT /workspace".into(), within: PLACED_WITHIN }),
+    };
+    match (shipped, answer) {
+        (Ok(shipped), Ok(placed)) => Ok((shipped, placed)),
+        // What the guest says explains why its side of the stream ended.
+        (_, Err(GuestError::Refused { source, .. })) => Err(refused(sandbox, *source)),
+        (Err(WorkspaceError::Write { .. }) | Ok(_), Err(error)) => {
+            Err(crate::server::guest_fault(sandbox.name(), &error))
+        }
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+fn refused(sandbox: &Sandbox, fault: Fault) -> Fault {
+    match fault.kind {
+        FaultKind::Conflict if fault.hint.is_none() => {
+            let name = sandbox.name();
+            fault.with_hint(format!(
+                "`banger vm workspace pull {name}` brings the guest's work home; `--discard` replaces it on purpose"
+            ))
+        }
+        _ => fault,
+    }
+}
+
+fn write_failed(preparation: &Preparation, source: io::Error) -> Fault {
+    WorkspaceError::Write { path: preparation.host_path().to_path_buf(), source }.into()
+}
+
+/// The archive as pieces of a body.
+struct Out<'a> {
+    pieces: mpsc::Sender<Piece>,
+    runtime: Handle,
+    piece: BytesMut,
+    watch: &'a dyn Watch,
+    sent: u64,
+    total: u64,
+}
+
+impl Out<'_> {
+    fn send(&mut self) -> io::Result<()> {
+        if self.watch.cancelled() {
+            return Err(io::Error::other("it was cancelled"));
+        }
+        let piece = self.piece.split().freeze();
+        self.sent += piece.len() as u64;
+        let sent = self.runtime.block_on(self.pieces.send_timeout(Ok(piece), PIECE_WITHIN));
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the guest takes no more"))?;
+        // The archive's own headers and the history come on top of the files.
+        let total = Some(self.total.max(self.sent));
+        self.watch.report(Report::Progress { done: self.sent, total, unit: Unit::Bytes });
+        Ok(())
+    }
+}
+
+impl Write for Out<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = PIECE_BYTES - self.piece.len();
+        let taken = &bytes[..bytes.len().min(room)];
+        self.piece.extend_from_slice(taken);
+        if self.piece.len() == PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(taken.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() { Ok(()) } else { self.send() }
+    }
+}
+
+/// A folder of ours for the staged repository; it goes with the value.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn make(app: &App) -> io::Result<Scratch> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = app.layout.shipment(app.host.clock.random());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        Ok(Scratch(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "cannot remove a staged repository");
+        }
+    }
+}
+
+/// Looks after what a daemon that was killed left behind.
+pub fn clear_scratch(app: &App) {
+    let _ = fs::remove_dir_all(app.layout.shipments());
+}

@@ -1,0 +1,151 @@
+//! Promise: a repository is in the guest as it is on the host, whatever its state, and the host's stays as it was.
+
+use e2e::{World, needs};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A repository of three commits in every state that a work tree can be in.
+struct Repository {
+    folder: tempfile::TempDir,
+}
+
+impl Repository {
+    fn dirty() -> Repository {
+        let repository = Repository { folder: tempfile::tempdir().expect("a folder can be made") };
+        std::fs::create_dir(repository.top()).expect("a folder can be made");
+        repository.git(&["init", "-q", "-b", "main"]);
+        repository.git(&["config", "user.name", "A Person"]);
+        repository.git(&["config", "user.email", "person@example.org"]);
+        for number in 1..=3 {
+            repository.write("file", &format!("{number}\n"));
+            repository.write(format!("dir/{number}"), "x\n");
+            repository.write(format!("name with blank and 'quote' {number}"), "x\n");
+            repository.git(&["add", "-A"]);
+            repository.git(&["commit", "-q", "-m", &format!("commit {number}")]);
+        }
+        repository.write("staged", "never committed\n");
+        repository.git(&["add", "staged"]);
+        repository.write("staged", "and edited after\n");
+        repository.write("file", "edited\n");
+        repository.git(&["mv", "dir/1", "dir/renamed"]);
+        std::fs::remove_file(repository.top().join("dir/2")).expect("a file can be removed");
+        repository.git(&["rm", "-q", "--cached", "dir/3"]);
+        symlink("../outside", repository.top().join("link")).expect("a link can be made");
+        repository.write("tool", "#!/bin/sh\necho it works\n");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(repository.top().join("tool"), mode).expect("a mode can be set");
+        repository.git(&["add", "link", "tool"]);
+        repository.write("untracked", "stays here\n");
+        repository
+    }
+
+    fn top(&self) -> PathBuf {
+        self.folder.path().join("repo")
+    }
+
+    fn text(&self) -> String {
+        self.top().to_string_lossy().into_owned()
+    }
+
+    fn write(&self, path: impl AsRef<Path>, text: &str) {
+        let path = self.top().join(path);
+        std::fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder can be made");
+        std::fs::write(path, text).expect("a file can be written");
+    }
+
+    #[track_caller]
+    fn git(&self, arguments: &[&str]) -> String {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(self.top()).args(arguments).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        let output = git.env("GIT_OPTIONAL_LOCKS", "0").output().expect("git runs");
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Every file with its permissions and content, `.git` included: the whole repository, byte for byte.
+    fn hash(&self) -> String {
+        let hash = "find . -type f -printf '%m %p\\0' | sort -z; find . -type l -printf '%p %l\\0' | sort -z; \
+                    find . -type f -print0 | sort -z | xargs -0 sha256sum";
+        shell(&self.top(), hash)
+    }
+}
+
+fn shell(folder: &Path, line: &str) -> String {
+    let output = Command::new("sh").args(["-c", line]).current_dir(folder).output().expect("sh runs");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Names, kinds, execute bits and content of everything but `.git`, as busybox and GNU tools tell it alike.
+const TREE: &str = "find . -path ./.git -prune -o -type f -print | sort | while read -r f; do \
+                    test -x \"$f\" && printf 'x '; sha256sum \"$f\"; done; \
+                    find . -path ./.git -prune -o -type l -print | sort | while read -r l; do \
+                    echo \"$l $(readlink \"$l\")\"; done";
+
+#[test]
+fn a_command_runs_in_the_repository_as_it_is_and_the_host_keeps_its_own() {
+    if !needs::qemu("a_command_runs_in_the_repository_as_it_is_and_the_host_keeps_its_own") {
+        return;
+    }
+    let world = World::tiny();
+    let repository = Repository::dirty();
+    let before = repository.hash();
+    let line = format!("pwd; ./tool; {TREE}; exit 7");
+    let ran = world.banger(&["vm", "run", "--rm", "--image", "tiny", &repository.text(), "--", "sh", "-c", &line]);
+    assert_eq!(ran.code, 7, "{ran:?}");
+    std::fs::remove_file(repository.top().join("untracked")).expect("a file can be removed");
+    let tree = shell(&repository.top(), TREE);
+    repository.write("untracked", "stays here\n");
+    // The host's own `dir/3` is untracked since it left the index; the guest has what is tracked.
+    let tree: String = tree.lines().filter(|line| !line.ends_with("./dir/3")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(ran.stdout, format!("/root/repo\nit works\n{tree}"));
+    assert_eq!(before, repository.hash(), "the host's repository changed");
+    assert_eq!(world.banger(&["vm", "list", "--quiet"]).ok().stdout, "");
+}
+
+#[test]
+fn git_in_the_guest_says_what_git_on_the_host_says() {
+    if !needs::qemu("git_in_the_guest_says_what_git_on_the_host_says") {
+        return;
+    }
+    let world = World::debian();
+    let repository = Repository::dirty();
+    let before = repository.hash();
+    world.banger(&["vm", "run", "-d", "--name", "deb", "--memory", "1G", &repository.text()]).ok();
+    let questions: &[&[&str]] = &[
+        &["status", "--porcelain=v2", "-z", "--untracked-files=no"],
+        &["ls-files", "-s", "-z"],
+        &["ls-files", "-v", "-z"],
+        &["rev-parse", "HEAD", "HEAD^{tree}"],
+        &["symbolic-ref", "HEAD"],
+        &["log", "--format=%H %an %s"],
+        &["config", "user.email"],
+    ];
+    for question in questions {
+        let mut arguments = vec!["vm", "exec", "deb", "--", "git"];
+        arguments.extend_from_slice(question);
+        assert_eq!(world.banger(&arguments).ok().stdout, repository.git(question), "git {question:?}");
+    }
+    let fsck = world.banger(&["vm", "exec", "deb", "--", "git", "fsck", "--no-dangling"]);
+    assert_eq!(fsck.code, 0, "{fsck:?}");
+    assert_eq!(before, repository.hash(), "the host's repository changed");
+
+    let shown = world.vm("deb");
+    assert_eq!(shown["workspaces"][0]["guest_path"], "/root/repo");
+    assert_eq!(shown["workspaces"][0]["head_commit"], repository.git(&["rev-parse", "HEAD"]).trim());
+
+    // Again, after the host moved on: what the guest added stays, what it changed is not lost.
+    world.banger(&["vm", "exec", "deb", "--", "sh", "-c", "mkdir built && echo x > built/output"]).ok();
+    repository.write("file", "edited again\n");
+    world.banger(&["vm", "workspace", "prepare", "deb", &repository.text()]).ok();
+    let read = world.banger(&["vm", "exec", "deb", "--", "cat", "file", "built/output"]).ok();
+    assert_eq!(read.stdout, "edited again\nx\n");
+    world.banger(&["vm", "exec", "deb", "--", "sh", "-c", "echo guest > file"]).ok();
+    let refused = world.banger(&["vm", "workspace", "prepare", "deb", &repository.text()]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.stderr.contains("work of its own") && refused.stderr.contains("1 changed"), "{refused:?}");
+    assert_eq!(world.banger(&["vm", "exec", "deb", "--", "cat", "file"]).ok().stdout, "guest\n");
+    world.banger(&["vm", "workspace", "prepare", "deb", "--discard", &repository.text()]).ok();
+    assert_eq!(world.banger(&["vm", "exec", "deb", "--", "cat", "file"]).ok().stdout, "edited again\n");
+}
