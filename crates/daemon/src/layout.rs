@@ -7,7 +7,8 @@
 //!   vms/<id>/              root.ext4 work.ext4 console.log vmm.log lock
 //!   images/<name>/         rootfs.ext4 work-seed.ext4 manifest.json
 //!   kernels/<name>/        vmlinux initramfs-<agent>.cpio modules/ manifest.json
-//!   templates/             <label>-<bytes>.ext4: empty file systems, one per size
+//!   templates/             <label>-<bytes>.ext4: empty file systems, one per size;
+//!                          seed-<image>-<stamp>-<bytes>.ext4: an image's work-seed, grown to that size
 //! runtime  sockets and what names a running process; gone at reboot   the rule of `model::paths`
 //!   bangerd.sock
 //!   vm/<id>/               machine.json vsock.sock vsock.sock_<port> api.sock qmp.sock
@@ -196,6 +197,10 @@ impl Layout {
     /// An empty file system of exactly this size; disks are cloned from it. `label` is a plain word.
     pub fn disk_template(&self, label: &'static str, size: ByteSize) -> PathBuf {
         self.templates().join(format!("{label}-{}.ext4", size.bytes()))
+    }
+    /// The work-seed of an image at exactly this size. `stamp` changes with the seed.
+    pub fn seed_template(&self, image: &ImageName, stamp: u64, size: ByteSize) -> PathBuf {
+        self.templates().join(format!("seed-{image}-{stamp:x}-{}.ext4", size.bytes()))
     }
 
     pub fn shipments(&self) -> PathBuf {

@@ -1,11 +1,12 @@
 //! The disk seam on the real machine: two sparse files for each sandbox, made in milliseconds whatever the image's size.
 //!
 //! *root* is cloned from an empty file system, formatted once for each size, by reflink where the host's file system
-//! can, else only what is not a hole; *work* from the image's work-seed, then grown. A disk is made beside its place and
-//! renamed into it, so a name always stands for a whole disk. Whoever changes a disk holds its lock, as a running VMM does.
+//! can, else only what is not a hole; *work* from the image's work-seed, which is grown to each size once ([`seed`]). A
+//! disk is made beside its place and renamed into it, so a name always stands for a whole disk. Whoever changes a disk holds its lock, as a running VMM does.
 
 mod clone;
 mod ext4;
+mod seed;
 
 use self::ext4::Label;
 use super::vmm::lock_disks;
@@ -113,12 +114,10 @@ impl HostDisk {
             return self.make_empty(path, wanted.work_size, Label::Work, &wanted.id);
         }
         match size(&seed) {
-            Some(present) if present > wanted.work_size => {
-                return Err(DiskError::Shrink { present, wanted: wanted.work_size });
-            }
-            _ => clone::clone_sparse(&seed, path)?,
+            Some(present) if present > wanted.work_size => Err(DiskError::Shrink { present, wanted: wanted.work_size }),
+            Some(present) if present == wanted.work_size => Ok(clone::clone_sparse(&seed, path)?),
+            _ => Ok(clone::clone_sparse(&seed::grown(&self.layout, wanted)?, path)?),
         }
-        if size(path) == Some(wanted.work_size) { Ok(()) } else { ext4::grow(path, wanted.work_size) }
     }
 }
 

@@ -95,6 +95,32 @@ fn a_work_disk_starts_as_its_images_seed_and_grows_to_its_size() {
 }
 
 #[test]
+fn a_seed_is_grown_once_and_a_renewed_seed_is_another() {
+    let world = world();
+    let templates = || {
+        let names = fs::read_dir(world.layout.templates()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("seed-")).collect();
+        names.sort();
+        names
+    };
+    world.seed(16);
+    let other = Disks { id: SandboxId::from_bits(0xd15d), ..disks(64, 256) };
+    let _changed = world.disk.ensure_disks(&disks(64, 256)).unwrap();
+    let first = templates();
+    assert_eq!(first.len(), 1);
+    let _changed = world.disk.ensure_disks(&other).unwrap();
+    assert_eq!(templates(), first);
+    let _changed = world.disk.remove_disks(&other.id).unwrap();
+
+    fs::remove_file(world.layout.image_work_seed(&image())).unwrap();
+    world.seed(32);
+    let _changed = world.disk.ensure_disks(&other).unwrap();
+    assert_ne!(templates(), first, "the old one is gone");
+    assert_eq!(templates().len(), 1);
+    world.assert_clean();
+}
+
+#[test]
 fn disks_grow_with_what_is_on_them_and_never_shrink() {
     let world = world();
     world.seed(16);

@@ -14,10 +14,12 @@ use super::process::{Launch, Process};
 use super::qmp::{Client, QmpError};
 use engine::host::network::LinkMode;
 use engine::host::vmm::{Machine, VmmState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
 use serde_json::json;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
 const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
+const LISTEN_GAP: Duration = Duration::from_micros(200);
 /// Each device process serves one guest, so all guests can have the first free context id (vsock(7)).
 const GUEST_CID: u32 = 3;
 
@@ -77,16 +80,19 @@ pub fn start_vsock_device(start: &Start<'_>, program: &Path) -> Result<(Process,
     arguments.extend(["--socket".into(), socket.clone().into()]);
     arguments.extend(["--uds-path".into(), start.layout.vsock(&start.machine.id).into()]);
     let log = || open_log(&start.layout.vmm_log(&start.machine.id));
+    let folder = start.layout.run(&start.machine.id);
+    // Before the start, so that nothing is missed.
+    let appeared = watch_folder(&folder).map_err(spawned)?;
     let device = Process::start(Launch {
         program,
         arguments: &arguments,
-        folder: &start.layout.run(&start.machine.id),
+        folder: &folder,
         stdout: log().map_err(spawned)?,
         stderr: log().map_err(spawned)?,
         inherited: &[],
     })
     .map_err(spawned)?;
-    match connect_device(&device, &socket) {
+    match connect_device(&device, &socket, &appeared) {
         Ok(stream) => Ok((device, stream)),
         Err(error) => {
             device.kill(DEVICE_PATIENCE);
@@ -95,20 +101,40 @@ pub fn start_vsock_device(start: &Start<'_>, program: &Path) -> Result<(Process,
     }
 }
 
-/// The device says nothing when it is ready; its socket takes a connection after a few milliseconds.
-fn connect_device(device: &Process, socket: &Path) -> Result<UnixStream, QemuError> {
+/// The device says nothing when it is ready: its socket appears in the run folder (inotify(7)), and a moment later it listens.
+fn connect_device(device: &Process, socket: &Path, appeared: &OwnedFd) -> Result<UnixStream, QemuError> {
     let deadline = Instant::now() + DEVICE_PATIENCE;
     loop {
-        if let Ok(stream) = UnixStream::connect(socket) {
-            return Ok(stream);
+        match UnixStream::connect(socket) {
+            Ok(stream) => return Ok(stream),
+            // Between bind(2) and listen(2) there is no event to wait for, only some microseconds.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::thread::sleep(LISTEN_GAP),
+            Err(_) => await_either(device, appeared, deadline),
         }
-        if device.await_end(Duration::from_millis(1)) {
+        if device.has_ended() {
             return Err(QemuError::DeviceEnded);
         }
         if Instant::now() > deadline {
             return Err(QemuError::DeviceSilent);
         }
     }
+}
+
+/// Returns when something new lies in the folder, the device has ended, or the time is over.
+fn await_either(device: &Process, appeared: &OwnedFd, deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    let mut fds = [PollFd::new(device, PollFlags::IN), PollFd::new(appeared, PollFlags::IN)];
+    if poll(&mut fds, Some(&left)).is_ok_and(|ready| ready > 0) {
+        let mut events = [0; 4096];
+        while rustix::io::read(appeared, &mut events).is_ok_and(|count| count > 0) {}
+    }
+}
+
+fn watch_folder(folder: &Path) -> io::Result<OwnedFd> {
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, folder, inotify::WatchFlags::CREATE)?;
+    Ok(watch)
 }
 
 pub fn start(
