@@ -122,11 +122,12 @@ fn set_timezone(zone: &str) -> Result<(), Fault> {
     if !plain || zone.starts_with('/') {
         return Err(Fault::new(FaultKind::Invalid, format!("{zone} is no time zone")));
     }
+    let path = Path::new("/etc/localtime");
+    let already = fs::read_link(path).is_ok_and(|present| present == file);
     // An image without tzdata stays at UTC; programs take the zone from TZ there.
-    if !file.is_file() {
+    if already || !file.is_file() {
         return Ok(());
     }
-    let path = Path::new("/etc/localtime");
     let _ = fs::remove_file(path);
     symlink(&file, path).map_err(io_fault("set the time zone"))?;
     write(Path::new("/etc/timezone"), &format!("{zone}\n"), 0o644)
