@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 /// The agent's port, and the host's on which it reports (`wire::guest`).
 const AGENT_PORT: u32 = 5000;
 const READY_PORT: u32 = 5001;
+const CHANNEL_STDOUT: u8 = 1;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 pub struct BareMachine {
@@ -78,8 +79,8 @@ impl BareMachine {
         kept
     }
 
-    /// From the first `execve` to the first byte of the agent's answer to `GET /healthz`.
-    pub fn boot(&self) -> Result<Duration> {
+    /// Boots it, asks for the agent's health, then for the answer of a command, each as a client without a manager would.
+    pub fn boot(&self) -> Result<Answers> {
         let path = |name: &str| self.folder.join(name);
         for name in ["vhost.sock", "vsock.sock", "vsock.sock_5001"] {
             let _ = std::fs::remove_file(path(name));
@@ -97,22 +98,61 @@ impl BareMachine {
         let _vmm = Reaped(vmm.spawn().context("cannot start the bare VMM")?);
         let (word, _) = ready.accept().context("cannot hear the agent")?;
         BufReader::new(word).read_line(&mut String::new()).context("the agent said nothing")?;
-        let mut agent = UnixStream::connect(path("vsock.sock")).context("cannot reach the agent")?;
-        agent.set_read_timeout(Some(DEADLINE))?;
-        let request =
-            format!("CONNECT {AGENT_PORT}\nGET /healthz HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n");
-        let (connect, get) = request.split_once('\n').expect("the request has two parts");
-        agent.write_all(format!("{connect}\n").as_bytes())?;
-        let mut line = Vec::new();
-        while line.last() != Some(&b'\n') {
-            let mut byte = [0];
-            agent.read_exact(&mut byte).context("the vsock device closed the connection")?;
-            line.push(byte[0]);
-        }
-        agent.write_all(get.as_bytes())?;
+        let mut agent = self.dial()?;
+        agent.write_all(b"GET /healthz HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n")?;
         agent.read_exact(&mut [0]).context("the agent closed the connection")?;
-        Ok(began.elapsed())
+        let health = began.elapsed();
+        self.command_answers()?;
+        Ok(Answers { health, command: began.elapsed() })
     }
+
+    /// A connection to the agent, through the vsock device's `CONNECT` line.
+    fn dial(&self) -> Result<UnixStream> {
+        let mut agent = UnixStream::connect(self.folder.join("vsock.sock")).context("cannot reach the agent")?;
+        agent.set_read_timeout(Some(DEADLINE))?;
+        agent.write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())?;
+        read_until(&mut agent, b"\n").context("the vsock device closed the connection")?;
+        Ok(agent)
+    }
+
+    /// The first byte that `echo x` prints, over `/exec`: a WebSocket (RFC 6455) of whose frames no more is known here than
+    /// this conversation needs.
+    fn command_answers(&self) -> Result<()> {
+        let mut agent = self.dial()?;
+        let head = "GET /exec HTTP/1.1\r\nHost: guest\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+        agent.write_all(head.as_bytes())?;
+        read_until(&mut agent, b"\r\n\r\n").context("the agent refused the upgrade")?;
+        let request = br#"{"argv":["echo","x"]}"#;
+        // A final text frame, masked with zeros: the bytes as they are.
+        let length = u8::try_from(request.len()).expect("the request is short") | 0x80;
+        agent.write_all(&[&[0x81, length, 0, 0, 0, 0][..], request].concat())?;
+        loop {
+            let mut frame = [0; 3];
+            agent.read_exact(&mut frame).context("the command gave no answer")?;
+            match frame {
+                [0x82, _, CHANNEL_STDOUT] => return Ok(()),
+                [0x82, length @ 1..=125, _] => agent.read_exact(&mut vec![0; usize::from(length) - 1])?,
+                [kind, length, _] => bail!("the agent sent a frame of kind {kind:#x} and length {length}"),
+            }
+        }
+    }
+}
+
+/// From the first `execve` to the first byte of each answer.
+pub struct Answers {
+    pub health: Duration,
+    pub command: Duration,
+}
+
+fn read_until(stream: &mut UnixStream, end: &[u8]) -> Result<()> {
+    let mut read = Vec::new();
+    while !read.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        read.push(byte[0]);
+    }
+    Ok(())
 }
 
 impl Drop for BareMachine {
