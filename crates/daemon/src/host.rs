@@ -31,7 +31,7 @@ pub fn simulated() -> Host {
 /// This machine. Call on the runtime that will serve: the guests' sockets live on it.
 pub fn real(layout: &Layout, config: &Config, runtime: Handle) -> io::Result<Under> {
     let clock = Arc::new(clock::HostClock);
-    let library = Arc::new(images::Library::open(layout.clone())?);
+    let library = Arc::new(images::Library::open(layout.clone())?.with_access(images::registry::Access::discover()));
     let expected = guest::Expected::new(layout.clone());
     let programs = Programs {
         firecracker: config.firecracker_bin.clone(),

@@ -13,6 +13,7 @@
 //!   bangerd.sock
 //!   vm/<id>/               machine.json vsock.sock vsock.sock_<port> api.sock qmp.sock
 //! cache    may be deleted at any time                                 BANGER_CACHE, $XDG_CACHE_HOME/banger, ~/.cache/banger
+//!   blobs/sha256/          <hex> <hex>.partial: what registries and archives brought
 //!   shipments/<number>/    repositories on their way into a guest
 //! ```
 //!
@@ -189,6 +190,11 @@ impl Layout {
     }
     pub fn kernel_manifest(&self, name: &KernelName) -> PathBuf {
         self.kernel(name).join("manifest.json")
+    }
+
+    /// Blobs by digest; what lies in it is `crate::host::images::blobs`' own.
+    pub fn blobs(&self) -> PathBuf {
+        self.cache.join("blobs/sha256")
     }
 
     pub fn templates(&self) -> PathBuf {

@@ -10,6 +10,7 @@ mod convert;
 mod events;
 mod fault;
 mod host;
+mod images;
 mod input;
 mod library;
 mod logs;
@@ -76,10 +77,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/events", get(events::events))
         .route("/v1/audit", get(host::audit))
         .route("/v1/audit/fix", post(host::fix))
-        .route("/v1/images", get(library::images))
-        .route("/v1/images/{name}", axum::routing::delete(library::remove_image))
-        .route("/v1/images/{name}/pull", post(library::pull_image))
-        .route("/v1/images/{name}/import", post(library::import_image))
+        .route("/v1/images", get(images::images))
+        .route("/v1/images/{name}", axum::routing::delete(images::remove_image))
+        .route("/v1/images/{name}/pull", post(images::pull_image))
+        .route("/v1/images/{name}/import", post(images::import_image))
         .route("/v1/kernels", get(library::kernels))
         .route("/v1/kernels/{name}", put(library::import_kernel).delete(library::remove_kernel))
         .route("/v1/kernels/{name}/pull", post(library::pull_kernel))

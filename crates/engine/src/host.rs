@@ -57,6 +57,8 @@ pub enum Report {
     Stage { text: String },
     /// How far the current stage is.
     Progress { done: u64, total: Option<u64>, unit: Unit },
+    /// How far one of several parts of the current stage is, such as a layer.
+    Part { name: String, done: u64, total: Option<u64>, unit: Unit },
     /// Worth a line of its own, and no failure.
     Note { text: String },
 }

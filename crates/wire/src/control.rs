@@ -26,7 +26,8 @@
 //! | `GET /v1/events` | – | stream of [`StateChange`] |
 //! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
 //! | `GET /v1/images`, `GET /v1/kernels` | – | [`ImageList`], [`KernelList`] |
-//! | `POST /v1/images/{name}/pull`, `POST /v1/kernels/{name}/pull` | – | stream, result [`ImageFacts`] / [`KernelFacts`] |
+//! | `POST /v1/images/{name}/pull` | [`ImagePull`] | stream, result [`ImageFacts`]; `{name}` may be a reference |
+//! | `POST /v1/kernels/{name}/pull` | – | stream, result [`KernelFacts`] |
 //! | `POST /v1/images/{name}/import` | [`ImageImport`] | stream, result [`ImageFacts`] |
 //! | `PUT /v1/kernels/{name}` | [`KernelImport`] | stream, result [`KernelFacts`] |
 //! | `DELETE /v1/images/{name}`, `DELETE /v1/kernels/{name}` | – | 204 |
@@ -79,6 +80,13 @@ pub enum Event<T> {
     },
     /// How far the current stage is; `unit` is `bytes` or `items`.
     Progress {
+        done: u64,
+        total: Option<u64>,
+        unit: String,
+    },
+    /// How far one of several parts of the current stage is, such as a layer; as [`Event::Progress`] otherwise.
+    Part {
+        name: String,
         done: u64,
         total: Option<u64>,
         unit: String,

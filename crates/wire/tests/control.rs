@@ -197,8 +197,17 @@ fn images_and_kernels_keep_their_golden_shape() {
         created_at_ns: AT_NS,
         source: "built with mmdebstrap".into(),
         used_by: words(&["web"]),
+        ..ImageFacts::default()
     };
-    check("image_list", &ImageList { images: vec![image] });
+    check("image_list", &ImageList { images: vec![image.clone()] });
+    check("image_pulled", &ImageList { images: vec![pulled(image)] });
+    let pull = ImagePull {
+        name: word("web"),
+        plain_http: true,
+        ca_file: word("/etc/ca.pem"),
+        auth_file: word("/root/.docker/config.json"),
+    };
+    check_request("image_pull", &pull);
     let kernel = KernelFacts {
         name: "debian-cloud".into(),
         present: true,
@@ -216,6 +225,34 @@ fn images_and_kernels_keep_their_golden_shape() {
         modules: word("/lib/modules/6.1.0-40-cloud-amd64"),
     };
     check_request("kernel_import", &import);
+}
+
+fn pulled(image: ImageFacts) -> ImageFacts {
+    let config = ImageConfigFacts {
+        entrypoint: words(&["/docker-entrypoint.sh"]),
+        cmd: words(&["nginx"]),
+        env: words(&["PATH=/usr/bin"]),
+        user: "www".into(),
+        working_dir: "/srv".into(),
+        exposed_ports: words(&["80/tcp"]),
+        volumes: words(&["/data"]),
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+        stop_signal: "SIGQUIT".into(),
+        healthcheck: Some(HealthcheckFacts {
+            test: words(&["CMD", "true"]),
+            interval_ns: 30_000_000_000,
+            timeout_ns: 1_000_000_000,
+            start_period_ns: 0,
+            retries: 3,
+        }),
+    };
+    ImageFacts {
+        references: words(&["docker.io/library/nginx:latest"]),
+        system: word("Debian GNU/Linux 12 (bookworm)"),
+        config: Some(config),
+        files: [("rootfs".to_owned(), "/s/images/nginx/rootfs.ext4".to_owned())].into(),
+        ..image
+    }
 }
 
 #[test]
@@ -295,6 +332,8 @@ fn events_and_faults_keep_their_golden_shape() {
     type Line = Event<PlanFacts>;
     check("event_began", &Line::Began { operation: "00000000000000aa".into(), vm: word("web") });
     check("event_stage", &Line::Stage { text: "building image debian-bookworm".into() });
+    let part = Line::Part { name: "layer 0123".into(), done: 1, total: Some(4), unit: "bytes".into() };
+    check("event_part", &part);
     check("event_progress", &Line::Progress { done: 1, total: Some(4), unit: "bytes".into() });
     check("event_note", &Line::Note { text: "KVM is emulated here".into() });
     check("event_result", &Line::Result { value: PlanFacts::default() });

@@ -75,7 +75,7 @@ fn copy(state: &Path, set: &Path) {
 }
 
 /// Busybox, its links and the few files a machine wants; no init, no libc, no package manager.
-fn write_tiny_tar(path: &Path) {
+pub fn write_tiny_tar(path: &Path) {
     let busybox = crate::needs::which("busybox").expect("busybox is installed (package busybox-static)");
     let mut tar = tar::Builder::new(std::fs::File::create(path).expect("a tar can be made"));
     tar.mode(tar::HeaderMode::Deterministic);

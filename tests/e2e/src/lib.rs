@@ -6,6 +6,7 @@
 
 pub mod artifacts;
 pub mod needs;
+pub mod registry;
 pub mod terminal;
 pub mod world;
 

@@ -11,10 +11,11 @@ use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
 use hyper::Method;
 use model::ImageName;
+use model::image_ref::ImageRef;
 use serde::Serialize;
 use std::path::PathBuf;
 use wire::FaultKind;
-use wire::control::{ImageFacts, ImageImport, ImageList};
+use wire::control::{ImageFacts, ImageImport, ImageList, ImagePull};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -24,9 +25,9 @@ pub enum ImageCommand {
     /// Show everything about an image
     #[command(after_help = "Example:\n  banger image show debian-bookworm")]
     Show(NamedArgs),
-    /// Fetch or build an image
-    #[command(after_help = "Example:\n  banger image pull debian-bookworm")]
-    Pull(NamedArgs),
+    /// Fetch an image from a registry, or build one of the catalog
+    #[command(after_help = "Example:\n  banger image pull docker.io/library/alpine:3.20")]
+    Pull(PullArgs),
     /// Make an image from a tar archive of a root file system
     #[command(after_help = "Example:\n  banger image import mine ./rootfs.tar.zst")]
     Import(ImportArgs),
@@ -40,6 +41,25 @@ pub struct NamedArgs {
     /// The image: a name, or a reference to one in a registry
     #[arg(value_name = "IMAGE", add = ArgValueCandidates::new(complete::images))]
     pub image: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// The image: a name of the catalog, or a reference to one in a registry
+    #[arg(value_name = "IMAGE", add = ArgValueCandidates::new(complete::images))]
+    pub image: String,
+    /// Call it NAME here instead of after its reference
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<ImageName>,
+    /// Talk to the registry without TLS
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Trust the certificates in FILE (PEM) for this pull
+    #[arg(long = "ca", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Take logins from FILE, which is like Docker's config.json
+    #[arg(long = "authfile", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -63,7 +83,7 @@ pub async fn run(context: &Context, command: ImageCommand) -> Outcome {
     match command {
         ImageCommand::List => list(context).await,
         ImageCommand::Show(args) => show(context, &args.image).await,
-        ImageCommand::Pull(args) => pull(context, &args.image).await,
+        ImageCommand::Pull(args) => pull(context, args).await,
         ImageCommand::Import(args) => import(context, args).await,
         ImageCommand::Delete(args) => delete(context, args.images).await,
     }
@@ -84,13 +104,26 @@ async fn list(context: &Context) -> Outcome {
 }
 
 async fn show(context: &Context, name: &str) -> Outcome {
-    let image = all(context).await?.into_iter().find(|image| image.name == name);
+    let meant = |image: &ImageFacts| image.name == name || stands_for(image, name);
+    let image = all(context).await?.into_iter().find(meant);
     let missing = || Failure::new(FaultKind::NotFound, format!("there is no image `{name}`"));
     let image = image.ok_or_else(|| missing().with_hint("`banger image list` shows what there is"))?;
     if context.output.json { json::document(&image) } else { render::data(&everything(&image)) }
 }
 
+/// Whether the image was pulled by this reference.
+fn stands_for(image: &ImageFacts, given: &str) -> bool {
+    let Ok(ImageRef::Oci(mut reference)) = given.parse() else { return false };
+    if reference.digest.is_none() {
+        reference.tag.get_or_insert_with(|| "latest".to_owned());
+    }
+    image.references.contains(&reference.to_string())
+}
+
 fn everything(image: &ImageFacts) -> String {
+    let config = image.config.clone().unwrap_or_default();
+    let labels: Vec<_> = config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let files = image.files.iter().map(|(part, path)| format!("{part}={path}")).collect::<Vec<_>>();
     facts(&[
         ("name", Some(image.name.clone())),
         ("here", Some(if image.present { "yes" } else { "no" }.into())),
@@ -101,12 +134,32 @@ fn everything(image: &ImageFacts) -> String {
         ("on disk", Some(size(image.allocated_bytes))),
         ("created", image.present.then(|| time::moment(image.created_at_ns))),
         ("source", Some(image.source.clone())),
+        ("references", Some(image.references.join(" "))),
+        ("system", image.system.clone()),
+        ("entrypoint", Some(config.entrypoint.join(" "))),
+        ("command", Some(config.cmd.join(" "))),
+        ("environment", Some(config.env.join(" "))),
+        ("user", Some(config.user.clone())),
+        ("folder", Some(config.working_dir.clone())),
+        ("ports", Some(config.exposed_ports.join(" "))),
+        ("volumes", Some(config.volumes.join(" "))),
+        ("labels", Some(labels.join(" "))),
+        ("stop signal", Some(config.stop_signal.clone())),
+        ("healthcheck", config.healthcheck.as_ref().map(|check| check.test.join(" "))),
+        ("files", Some(files.join(" "))),
         ("used by", Some(image.used_by.join(" "))),
     ])
 }
 
-async fn pull(context: &Context, name: &str) -> Outcome {
-    make(context, Path::new("/v1/images").then(name).then("pull"), &()).await
+async fn pull(context: &Context, args: PullArgs) -> Outcome {
+    let file = |file: Option<PathBuf>| file.as_deref().map(absolute).transpose();
+    let request = ImagePull {
+        name: args.name.map(String::from),
+        plain_http: args.plain_http,
+        ca_file: file(args.ca_file)?,
+        auth_file: file(args.auth_file)?,
+    };
+    make(context, Path::new("/v1/images").then(&args.image).then("pull"), &request).await
 }
 
 async fn import(context: &Context, args: ImportArgs) -> Outcome {

@@ -2,6 +2,7 @@
 //! less than a second leaves no trace: nobody waited for it.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wire::control::Event;
@@ -41,13 +42,15 @@ impl Board {
             Style::Lines => How::Lines(Plain::begin()),
             Style::Silent => How::Silent,
         };
-        Line { bars: self.bars.clone(), prefix, how }
+        Line { bars: self.bars.clone(), prefix, parts: Mutex::default(), how }
     }
 }
 
 pub struct Line {
     bars: MultiProgress,
     prefix: String,
+    /// Bars of parts that are under way, by name.
+    parts: Mutex<HashMap<String, ProgressBar>>,
     how: How,
 }
 
@@ -63,6 +66,7 @@ impl Line {
         match event {
             Event::Stage { text } => self.stage(&super::plain(text)),
             Event::Progress { done, total, unit } => self.progress(*done, *total, unit),
+            Event::Part { name, done, total, unit } => self.part(&super::plain(name), *done, *total, unit),
             Event::Note { text } => self.note(&super::plain(text)),
             Event::Began { .. } | Event::Result { .. } | Event::Fault { .. } | Event::Unknown => {}
         }
@@ -93,6 +97,30 @@ impl Line {
         bar.set_position(done);
     }
 
+    /// A bar of its own below the line, until it is full.
+    fn part(&self, name: &str, done: u64, total: Option<u64>, unit: &str) {
+        if !matches!(self.how, How::Animated(_)) {
+            return;
+        }
+        let mut parts = lock(&self.parts);
+        let bar = parts.entry(name.to_owned()).or_insert_with(|| {
+            let bar = self.bars.add(hidden_bar(&format!("  {}", self.prefix)));
+            bar.set_message(name.to_owned());
+            bar
+        });
+        bar.set_style(progress_style(unit, total.is_some()));
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+        if Some(done) == total
+            && let Some(bar) = parts.remove(name)
+        {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+    }
+
     /// Notes stay on the screen; they are worth it even where progress is not wanted.
     fn note(&self, text: &str) {
         let line = format!("{}{text}", self.prefix);
@@ -108,6 +136,10 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        for (_, bar) in lock(&self.parts).drain() {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
         if let How::Animated(bar) = &self.how
             && let Some(bar) = bar.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
@@ -156,7 +188,7 @@ impl Drop for Plain {
     }
 }
 
-fn lock(state: &Mutex<Patience>) -> std::sync::MutexGuard<'_, Patience> {
+fn lock<T>(state: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

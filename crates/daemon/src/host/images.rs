@@ -3,6 +3,8 @@
 //! ```text
 //!  images.rs    the seam; what is here, removal, one piece of work for many who ask
 //!  images/catalog   what can be made by name        images/packages   apt and mmdebstrap
+//!  images/pull      blobs → image                   images/registry   manifests and blobs over HTTP
+//!  images/blobs     the cache of blobs              images/names      references and short names
 //!  images/image     tar → image                     images/kernel     package or files → kernel, initramfs
 //!  images/staging   half-made things, out of sight  images/program    a child that can be stopped
 //!  images/manifest  what stands beside the files
@@ -10,12 +12,16 @@
 //! An entry is a folder that was renamed into place whole; whatever is half-made has a name that no image can have. The
 //! daemon holds the lock of the state folder, so what lies half-made when it starts is nobody's.
 
+pub mod blobs;
 mod catalog;
 mod image;
 mod kernel;
 mod manifest;
+mod names;
 mod packages;
 mod program;
+mod pull;
+pub mod registry;
 mod shared;
 mod sources;
 mod staging;
@@ -26,18 +32,25 @@ pub use kernel::KernelFiles;
 
 use super::vmm::boot;
 use crate::layout::Layout;
+use ::images::config::ImageConfig;
+use blobs::BlobCache;
 use catalog::{ImageRecipe, KernelRecipe};
 use engine::host::images::{ImageFacts, Images, KernelFacts};
 use engine::host::{HostError, HostErrorKind, Report, Result, Watch};
 use kernel::Agent;
 use manifest::{ImageManifest, KernelManifest};
+use model::image_ref::{ImageRef, OciReference};
 use model::{ByteSize, Change, ImageName, KernelName};
+use pull::FromRegistry;
+pub use pull::architecture;
+use registry::{Access, RegistryError};
 use shared::Shared;
 use staging::Staging;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// More entries than this are not listed: somebody else's folder.
@@ -49,6 +62,30 @@ pub struct Library {
     under_way: Shared,
     /// The agent's digest, as of its file's last change; held while an initramfs is made.
     agent: Mutex<Option<Agent>>,
+    blobs: BlobCache,
+    /// How registries are talked to.
+    access: Access,
+    /// Images that somebody asked for by reference, by the name that each will have.
+    wanted: Mutex<BTreeMap<ImageName, OciReference>>,
+}
+
+/// How a person wants an image fetched.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions {
+    pub name: Option<ImageName>,
+    pub plain_http: bool,
+    pub ca_file: Option<PathBuf>,
+    pub auth_file: Option<PathBuf>,
+}
+
+/// What is known of an image beyond what the engine wants to know.
+#[derive(Debug, Clone)]
+pub struct ImageDetails {
+    pub references: Vec<String>,
+    pub system: Option<String>,
+    pub config: ImageConfig,
+    /// The files of its boot set by part.
+    pub files: Vec<(&'static str, PathBuf)>,
 }
 
 impl Library {
@@ -57,7 +94,18 @@ impl Library {
         for folder in [layout.images(), layout.kernels()] {
             staging::sweep(&folder)?;
         }
-        Ok(Library { layout, under_way: Shared::default(), agent: Mutex::default() })
+        Ok(Library {
+            blobs: BlobCache::open(layout.blobs()),
+            layout,
+            under_way: Shared::default(),
+            agent: Mutex::default(),
+            access: Access::default(),
+            wanted: Mutex::default(),
+        })
+    }
+
+    pub fn with_access(self, access: Access) -> Library {
+        Library { access, ..self }
     }
 
     /// What can be made here by name, with where it comes from.
@@ -96,6 +144,47 @@ impl Library {
         work().map_err(|error| error.told(&attempt, &self.layout))
     }
 
+    /// Makes an image present and tells its name: one of the catalog, or whatever a registry has.
+    pub fn pull_image(&self, wanted: &ImageRef, options: &PullOptions, watch: &dyn Watch) -> Result<ImageName> {
+        let reference = match wanted {
+            ImageRef::Name(name) => {
+                let _change = self.ensure_image(name, watch)?;
+                return Ok(name.clone());
+            }
+            ImageRef::Oci(reference) => reference,
+        };
+        let name = match &options.name {
+            Some(name) => name.clone(),
+            None => self.name_of(reference)?,
+        };
+        let here = || self.layout.image_manifest(&name).is_file();
+        let access = self.access.with(options);
+        let _change = self.under_way.once(&format!("image/{name}"), watch, || match here() {
+            true => Ok(Change::Unchanged),
+            false => self.pull(&name, reference, &access, watch).map(|()| Change::Changed),
+        })?;
+        Ok(name)
+    }
+
+    /// Every image with all that is known of it.
+    pub fn described(&self) -> Result<Vec<(ImageFacts, ImageDetails)>> {
+        let describe = |(name, manifest): (ImageName, ImageManifest)| {
+            let details = ImageDetails {
+                references: manifest.references.clone(),
+                system: manifest.system.clone(),
+                config: manifest.config.clone(),
+                files: self.boot_set(&name),
+            };
+            (self.image_facts(name, manifest), details)
+        };
+        Ok(self.manifests()?.into_iter().map(describe).collect())
+    }
+
+    fn boot_set(&self, name: &ImageName) -> Vec<(&'static str, PathBuf)> {
+        let parts = [("rootfs", self.layout.image_rootfs(name)), ("work_seed", self.layout.image_work_seed(name))];
+        parts.into_iter().filter(|(_, path)| path.exists()).collect()
+    }
+
     fn make_image(&self, name: &ImageName, recipe: &ImageRecipe, watch: &dyn Watch) -> Result<()> {
         watch.report(Report::Stage { text: format!("building image {name}") });
         let work = || {
@@ -107,6 +196,18 @@ impl Library {
             staging.commit(&self.layout.image(name))
         };
         work().map_err(|error| error.told(&format!("cannot build image {name}"), &self.layout))
+    }
+
+    fn pull(&self, name: &ImageName, reference: &OciReference, access: &Access, watch: &dyn Watch) -> Result<()> {
+        watch.report(Report::Stage { text: format!("pulling {reference}") });
+        let work = || {
+            let staging = Staging::begin(&self.layout.images())?;
+            let registry = FromRegistry::new(reference, access);
+            let described = registry.describe(reference, &self.blobs, watch)?;
+            pull::make(&described, &registry, &self.blobs, &staging, watch)?;
+            staging.commit(&self.layout.image(name))
+        };
+        work().map_err(|error| error.told(&format!("cannot pull image {reference}"), &self.layout))
     }
 
     fn make_kernel(&self, name: &KernelName, recipe: &KernelRecipe, watch: &dyn Watch) -> Result<()> {
@@ -146,8 +247,27 @@ pub enum Trouble {
     Unfit { sentence: String, hint: Option<String> },
     #[error("{0}")]
     NotFound(String),
+    #[error("the registry is no help")]
+    Registry(#[source] RegistryError),
+    #[error("the image's manifest cannot be used")]
+    Manifest(#[from] ::images::manifest::ManifestError),
+    #[error("the image's config cannot be used")]
+    Config(#[from] ::images::config::ConfigError),
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("layer {number} is not the one that the image's config names, {wanted}")]
+    DiffId { number: usize, wanted: model::Digest },
     #[error("nobody wants it any more")]
     Cancelled,
+}
+
+impl From<RegistryError> for Trouble {
+    fn from(error: RegistryError) -> Trouble {
+        match error {
+            RegistryError::Cancelled => Trouble::Cancelled,
+            other => Trouble::Registry(other),
+        }
+    }
 }
 
 impl From<::images::ext4::ImageError> for Trouble {
@@ -169,6 +289,10 @@ impl Trouble {
         let (kind, hint) = match &self {
             Trouble::Io(_) | Trouble::File { .. } => (HostErrorKind::Broken, None),
             Trouble::Image(_) | Trouble::Layer(_) | Trouble::Kernel(_) => (HostErrorKind::Invalid, None),
+            Trouble::Manifest(_) | Trouble::Config(_) | Trouble::TooLarge(_) | Trouble::DiffId { .. } => {
+                (HostErrorKind::Invalid, None)
+            }
+            Trouble::Registry(error) => (registry_kind(error), error.hint()),
             Trouble::Program { .. } => (HostErrorKind::Unfit, Some("`banger doctor` checks the tools".to_owned())),
             Trouble::Unfit { hint, .. } => (HostErrorKind::Unfit, hint.clone()),
             Trouble::NotFound(_) => (HostErrorKind::NotFound, None),
@@ -179,6 +303,10 @@ impl Trouble {
             Some(hint) => error.with_hint(hint),
             None => error,
         }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        matches!(self, Trouble::Cancelled | Trouble::Layer(::images::LayerError::Cancelled))
     }
 
     fn is_full_disk(&self) -> bool {
@@ -196,6 +324,23 @@ impl Trouble {
             cause = error.source();
         }
         false
+    }
+}
+
+fn registry_kind(error: &RegistryError) -> HostErrorKind {
+    match error {
+        RegistryError::Missing { .. } => HostErrorKind::NotFound,
+        RegistryError::Redirect { .. } | RegistryError::Answer { .. } => HostErrorKind::Invalid,
+        RegistryError::Stalled { .. } => HostErrorKind::TimedOut,
+        RegistryError::Store(_) => HostErrorKind::Broken,
+        RegistryError::Cancelled => HostErrorKind::Cancelled,
+        RegistryError::Unreachable { .. }
+        | RegistryError::Tls { .. }
+        | RegistryError::Broken { .. }
+        | RegistryError::Short { .. }
+        | RegistryError::Status { .. }
+        | RegistryError::Denied { .. }
+        | RegistryError::Credentials { .. } => HostErrorKind::Unfit,
     }
 }
 
@@ -220,16 +365,34 @@ fn unknown(what: &str, name: &str) -> HostError {
         .with_hint(format!("`banger {what} list` shows what there is"))
 }
 
+/// Of a bare name that was tried with Docker's registry: most probably a slip of the fingers.
+fn perhaps(name: &ImageName, error: HostError) -> HostError {
+    let kinds = [HostErrorKind::NotFound, HostErrorKind::Unfit, HostErrorKind::TimedOut];
+    match kinds.contains(&error.kind) {
+        true => HostError { source: Some(Box::new(error)), ..unknown("image", name.as_str()) },
+        false => error,
+    }
+}
+
 impl Images for Library {
     fn ensure_image(&self, name: &ImageName, watch: &dyn Watch) -> Result<Change> {
         let here = || self.layout.image_manifest(name).is_file();
         if here() {
             return Ok(Change::Unchanged);
         }
-        let recipe = catalog::image(name.as_str()).ok_or_else(|| unknown("image", name.as_str()))?;
+        let make = || match (catalog::image(name.as_str()), self.reference_of(name)) {
+            (Some(recipe), _) => self.make_image(name, recipe, watch),
+            (None, Some(reference)) => self.pull(name, &reference, &self.access, watch),
+            (None, None) => match self.implied_reference(name) {
+                Some(reference) => {
+                    self.pull(name, &reference, &self.access, watch).map_err(|error| perhaps(name, error))
+                }
+                None => Err(unknown("image", name.as_str())),
+            },
+        };
         self.under_way.once(&format!("image/{name}"), watch, || match here() {
             true => Ok(Change::Unchanged),
-            false => self.make_image(name, recipe, watch).map(|()| Change::Changed),
+            false => make().map(|()| Change::Changed),
         })
     }
 
@@ -259,23 +422,7 @@ impl Images for Library {
     }
 
     fn images(&self) -> Result<Vec<ImageFacts>> {
-        let names = entries::<ImageName>(&self.layout.images()).map_err(|error| self.unreadable("images", error))?;
-        let facts = |name: ImageName| {
-            let manifest = ImageManifest::read(&self.layout.image_manifest(&name))?;
-            let files = [self.layout.image_rootfs(&name), self.layout.image_work_seed(&name)];
-            let (size, allocated) = sizes(&files);
-            Some(ImageFacts {
-                digest: manifest.digest,
-                has_systemd: manifest.has_systemd,
-                kernel: manifest.kernel,
-                size,
-                allocated,
-                created_at: manifest.created_at_ns,
-                source: manifest.source,
-                name,
-            })
-        };
-        Ok(names.into_iter().filter_map(facts).collect())
+        Ok(self.manifests()?.into_iter().map(|(name, manifest)| self.image_facts(name, manifest)).collect())
     }
 
     fn kernels(&self) -> Result<Vec<KernelFacts>> {
@@ -297,6 +444,28 @@ impl Images for Library {
 }
 
 impl Library {
+    /// Of every image that is here.
+    fn manifests(&self) -> Result<Vec<(ImageName, ImageManifest)>> {
+        let names = entries::<ImageName>(&self.layout.images()).map_err(|error| self.unreadable("images", error))?;
+        let read =
+            |name: ImageName| ImageManifest::read(&self.layout.image_manifest(&name)).map(|manifest| (name, manifest));
+        Ok(names.into_iter().filter_map(read).collect())
+    }
+
+    fn image_facts(&self, name: ImageName, manifest: ImageManifest) -> ImageFacts {
+        let (size, allocated) = sizes(&[self.layout.image_rootfs(&name), self.layout.image_work_seed(&name)]);
+        ImageFacts {
+            digest: manifest.digest,
+            has_systemd: manifest.has_systemd,
+            kernel: manifest.kernel,
+            size,
+            allocated,
+            created_at: manifest.created_at_ns,
+            source: manifest.source,
+            name,
+        }
+    }
+
     fn unreadable(&self, what: &str, error: io::Error) -> HostError {
         HostError::new(HostErrorKind::Broken, format!("cannot list the {what}")).with_source(error)
     }

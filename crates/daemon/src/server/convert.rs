@@ -4,7 +4,6 @@
 use super::fault::Refusal;
 use crate::app::App;
 use crate::config::Config;
-use crate::config::defaults::Defaults;
 use engine::Sandbox;
 use engine::{Applied, Changes};
 use model::egress::{Egress, Outbound};
@@ -15,7 +14,6 @@ use std::fmt::Display;
 use std::str::FromStr;
 use wire::control as wire_control;
 use wire::control::{CreateRequest, OperationFacts, StepFacts};
-use wire::{Fault, FaultKind};
 
 /// More published ports, labels and opened networks than anyone types.
 const MAX_LIST: usize = 256;
@@ -42,7 +40,7 @@ pub fn spec(request: &CreateRequest, app: &App) -> Result<SandboxSpec, Refusal> 
     bounded("ports", request.ports.len())?;
     bounded("labels", request.labels.len())?;
     bounded("allow_networks", request.allow_networks.len())?;
-    let image = image(request, defaults)?;
+    let image = image(request, app)?;
     let spec = SandboxSpec {
         name: parse_or(&request.name, || free_name(app))?,
         kernel: parse_or(&request.kernel, || kernel_of(&image, app))?,
@@ -74,16 +72,15 @@ fn bounded(what: &str, count: usize) -> Result<(), Refusal> {
     }
 }
 
-fn image(request: &CreateRequest, defaults: &Defaults) -> Result<ImageName, Refusal> {
+/// An image that is named by its reference gets its name here; the first start fetches it.
+fn image(request: &CreateRequest, app: &App) -> Result<ImageName, Refusal> {
     let Some(given) = &request.image else {
-        return Ok(defaults.image.value.clone());
+        return Ok(app.defaults.image.value.clone());
     };
-    match parse::<ImageRef>(given)? {
-        ImageRef::Name(name) => Ok(name),
-        ImageRef::Oci(reference) => {
-            let message = format!("cannot use image {reference}: it is not on this machine");
-            Err(Refusal(Fault::new(FaultKind::NotFound, message).with_hint("`banger image list` shows what there is")))
-        }
+    match (parse::<ImageRef>(given)?, &app.library) {
+        (ImageRef::Name(name), _) => Ok(name),
+        (ImageRef::Oci(reference), Some(library)) => Ok(library.name_of(&reference)?),
+        (ImageRef::Oci(_), None) => Err(Refusal(super::images::imaginary())),
     }
 }
 
@@ -263,6 +260,7 @@ pub fn image_facts(facts: &engine::host::images::ImageFacts, used_by: Vec<String
         created_at_ns: facts.created_at,
         source: facts.source.clone(),
         used_by,
+        ..wire_control::ImageFacts::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Images and kernels on the control API.
+//! Kernels on the control API, and what images share with them.
 
 use super::convert;
 use super::fault::{Refusal, fault};
@@ -9,32 +9,13 @@ use crate::host::images::Library;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use model::{ImageName, KernelName};
+use model::KernelName;
 use std::path::PathBuf;
 use std::sync::Arc;
-use wire::control::{Event, ImageFacts, ImageImport, ImageList, KernelFacts, KernelImport, KernelList};
+use wire::control::{Event, KernelFacts, KernelImport, KernelList};
 use wire::{Fault, FaultKind};
 
 type Shared = State<Arc<App>>;
-
-/// Lists images: those on this machine and those of the catalog
-#[utoipa::path(get, path = "/v1/images", tag = "library", responses((status = 200, body = ImageList), (status = "default", body = Fault)))]
-pub async fn images(State(app): Shared) -> Result<axum::Json<ImageList>, Refusal> {
-    let list = app.ask(|app| {
-        let present = app.host.images.images().map_err(|error| fault(error.into()))?;
-        let mut images: Vec<_> = present
-            .iter()
-            .map(|facts| convert::image_facts(facts, used_by(app, |spec| spec.image == facts.name)))
-            .collect();
-        for (name, source) in app.library.iter().flat_map(|library| library.catalog_images()) {
-            if !present.iter().any(|facts| facts.name == name) {
-                images.push(ImageFacts { name: name.to_string(), source, ..ImageFacts::default() });
-            }
-        }
-        Ok(ImageList { images })
-    });
-    Ok(axum::Json(list.await?))
-}
 
 /// Lists kernels: those on this machine and those of the catalog
 #[utoipa::path(get, path = "/v1/kernels", tag = "library", responses((status = 200, body = KernelList), (status = "default", body = Fault)))]
@@ -50,34 +31,6 @@ pub async fn kernels(State(app): Shared) -> Result<axum::Json<KernelList>, Refus
         Ok(KernelList { kernels })
     });
     Ok(axum::Json(list.await?))
-}
-
-/// Makes an image of the catalog present on this machine
-#[utoipa::path(post, path = "/v1/images/{name}/pull", tag = "library", params(("name" = String, Path)),
-    responses((status = 200, content_type = "application/x-ndjson", body = Event<ImageFacts>), (status = "default", body = Fault)))]
-pub async fn pull_image(State(app): Shared, name: Named) -> Result<Response, Refusal> {
-    let name: ImageName = name.parse()?;
-    Ok(respond(app, None, move |app, watch| {
-        let _change = app.host.images.ensure_image(&name, watch).map_err(|error| fault(error.into()))?;
-        image_named(app, &name)
-    }))
-}
-
-/// Makes an image of a root file system's tar archive on the host
-#[utoipa::path(post, path = "/v1/images/{name}/import", tag = "library", params(("name" = String, Path)), request_body = ImageImport,
-    responses((status = 200, content_type = "application/x-ndjson", body = Event<ImageFacts>), (status = "default", body = Fault)))]
-pub async fn import_image(
-    State(app): Shared,
-    name: Named,
-    Json(request): Json<ImageImport>,
-) -> Result<Response, Refusal> {
-    let name: ImageName = name.parse()?;
-    let library = library(&app)?;
-    let path = absolute(&request.path)?;
-    Ok(respond(app, None, move |app, watch| {
-        library.import_image(&name, &path, watch).map_err(|error| fault(error.into()))?;
-        image_named(app, &name)
-    }))
 }
 
 /// Makes a kernel of the catalog present on this machine
@@ -112,20 +65,6 @@ pub async fn import_kernel(
     }))
 }
 
-/// Removes an image that no sandbox uses
-#[utoipa::path(delete, path = "/v1/images/{name}", tag = "library", params(("name" = String, Path)),
-    responses((status = 204), (status = "default", body = Fault)))]
-pub async fn remove_image(State(app): Shared, name: Named) -> Result<StatusCode, Refusal> {
-    let name: ImageName = name.parse()?;
-    let remove = app.work(move |app| {
-        refuse_used("image", name.as_str(), used_by(app, |spec| spec.image == name))?;
-        let _change = app.host.images.remove_image(&name).map_err(|error| fault(error.into()))?;
-        Ok::<_, Fault>(())
-    });
-    remove.await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
 /// Removes a kernel that no sandbox uses
 #[utoipa::path(delete, path = "/v1/kernels/{name}", tag = "library", params(("name" = String, Path)),
     responses((status = 204), (status = "default", body = Fault)))]
@@ -140,11 +79,11 @@ pub async fn remove_kernel(State(app): Shared, name: Named) -> Result<StatusCode
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn used_by(app: &App, uses: impl Fn(&model::SandboxSpec) -> bool) -> Vec<String> {
+pub fn used_by(app: &App, uses: impl Fn(&model::SandboxSpec) -> bool) -> Vec<String> {
     app.engine.list().iter().filter(|record| uses(&record.spec)).map(|record| record.name().to_string()).collect()
 }
 
-fn refuse_used(what: &str, name: &str, users: Vec<String>) -> Result<(), Fault> {
+pub fn refuse_used(what: &str, name: &str, users: Vec<String>) -> Result<(), Fault> {
     if users.is_empty() {
         return Ok(());
     }
@@ -152,28 +91,20 @@ fn refuse_used(what: &str, name: &str, users: Vec<String>) -> Result<(), Fault> 
     Err(fault.with_hint(format!("`banger vm delete {}` lets go of it", users.join(" "))))
 }
 
-fn image_named(app: &App, name: &ImageName) -> Result<ImageFacts, Fault> {
-    let images = app.host.images.images().map_err(|error| fault(error.into()))?;
-    let found = images.iter().find(|facts| facts.name == *name);
-    found.map(|facts| convert::image_facts(facts, used_by(app, |spec| spec.image == *name))).ok_or_else(vanished)
-}
-
 fn kernel_named(app: &App, name: &KernelName) -> Result<KernelFacts, Fault> {
     let kernels = app.host.images.kernels().map_err(|error| fault(error.into()))?;
     kernels.iter().find(|facts| facts.name == *name).map(convert::kernel_facts).ok_or_else(vanished)
 }
 
-fn vanished() -> Fault {
+pub fn vanished() -> Fault {
     Fault::new(FaultKind::Conflict, "somebody removed it again")
 }
 
-fn library(app: &App) -> Result<Arc<Library>, Refusal> {
-    app.library.clone().ok_or_else(|| {
-        Refusal(Fault::new(FaultKind::HostUnfit, "the simulated host imports nothing: its images are imaginary"))
-    })
+pub fn library(app: &App) -> Result<Arc<Library>, Refusal> {
+    app.library.clone().ok_or_else(|| Refusal(super::images::imaginary()))
 }
 
-fn absolute(path: &str) -> Result<PathBuf, Refusal> {
+pub fn absolute(path: &str) -> Result<PathBuf, Refusal> {
     let path = PathBuf::from(path);
     match path.is_absolute() {
         true => Ok(path),

@@ -20,7 +20,7 @@ use utoipa::OpenApi;
         super::sandboxes::restart, super::sandboxes::reset, super::sandboxes::pause, super::sandboxes::resume,
         super::observe::health, super::observe::stats, super::observe::ports, super::logs::logs, crate::exec::exec,
         crate::ssh::door::ssh, super::workspaces::prepare, super::workspaces::plan,
-        super::library::images, super::library::pull_image, super::library::import_image, super::library::remove_image,
+        super::images::images, super::images::pull_image, super::images::import_image, super::images::remove_image,
         super::library::kernels, super::library::pull_kernel, super::library::import_kernel, super::library::remove_kernel,
         document,
     ),

@@ -84,6 +84,7 @@ impl Reporter {
             }
             Report::Stage { text } => Event::Stage { text },
             Report::Progress { done, total, unit } => Event::Progress { done, total, unit: word(unit).to_owned() },
+            Report::Part { name, done, total, unit } => Event::Part { name, done, total, unit: word(unit).to_owned() },
             Report::Note { text } => Event::Note { text },
         }
     }

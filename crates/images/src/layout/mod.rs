@@ -29,6 +29,12 @@ pub struct LocalImage {
     pub document: ImageDocument,
     /// Lowest first, one for each diff id of the document.
     pub layers: Vec<LocalLayer>,
+    /// The config as it lies there.
+    pub config: Vec<u8>,
+    /// The manifest as it lies there. `docker save` writes none of its own.
+    pub manifest: Option<Vec<u8>>,
+    /// What it is called there, if it is: a tag, or a whole reference.
+    pub name: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +44,13 @@ pub struct LocalLayer {
     /// Digest and length of the stored blob. The layers of `docker save` have only their diff id.
     blob: Option<(Digest, u64)>,
     diff_id: Digest,
+}
+
+impl LocalLayer {
+    /// Digest and length of the stored blob, where the layout says them.
+    pub fn blob(&self) -> Option<&(Digest, u64)> {
+        self.blob.as_ref()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,24 +114,36 @@ impl Place {
         Ok(spooled)
     }
 
+    /// The stored bytes of a layer, not verified.
+    pub fn open_layer(&self, layer: &LocalLayer) -> Result<Box<dyn Read + '_>, LayoutError> {
+        self.stream(&layer.path)
+    }
+
     fn find_oci(&self, tag: Option<&str>, architecture: &str) -> Result<LocalImage, LayoutError> {
         let bytes = self.read("index.json", MAX_INDEX_BYTES)?;
         let Document::Index(entries) = manifest::parse(&bytes, None)? else {
             return Err(LayoutError::Unknown { place: self.name() });
         };
         let mut entry = choose_by_name(&entries, tag, architecture)?.clone();
+        let name = entry.name.clone();
         for _ in 0..=MAX_INDEX_DEPTH {
             let bytes = self.read_blob(&entry.blob.digest, MAX_MANIFEST_BYTES as u64)?;
             match manifest::parse(&bytes, None)? {
                 Document::Index(entries) => entry = manifest::choose(&entries, "linux", architecture)?.clone(),
-                Document::Manifest(manifest) => return self.describe(manifest),
+                Document::Manifest(manifest) => return self.describe(manifest, bytes, name),
             }
         }
         Err(ManifestError::Ambiguous { reason: "its indexes are nested too deeply" }.into())
     }
 
-    fn describe(&self, manifest: manifest::Manifest) -> Result<LocalImage, LayoutError> {
-        let document = config::parse(&self.read_blob(&manifest.config.digest, MAX_CONFIG_BYTES as u64)?)?;
+    fn describe(
+        &self,
+        manifest: manifest::Manifest,
+        bytes: Vec<u8>,
+        name: Option<String>,
+    ) -> Result<LocalImage, LayoutError> {
+        let config = self.read_blob(&manifest.config.digest, MAX_CONFIG_BYTES as u64)?;
+        let document = config::parse(&config)?;
         let layer = |(layer, diff_id): (manifest::LayerDescriptor, &Digest)| LocalLayer {
             path: blob_path(&layer.blob.digest),
             blob: Some((layer.blob.digest, layer.blob.bytes)),
@@ -126,7 +151,7 @@ impl Place {
         };
         check_layers(manifest.layers.len(), &document)?;
         let layers = manifest.layers.into_iter().zip(&document.diff_ids).map(layer).collect();
-        Ok(LocalImage { document, layers })
+        Ok(LocalImage { document, layers, config, manifest: Some(bytes), name })
     }
 
     fn find_docker(&self, tag: Option<&str>) -> Result<LocalImage, LayoutError> {
@@ -137,7 +162,8 @@ impl Place {
         let (Some(image), None) = (fitting.next(), fitting.next()) else {
             return Err(no_such_image(tag, images.iter().flat_map(DockerImage::tags)));
         };
-        let document = config::parse(&self.read(&image.config, MAX_CONFIG_BYTES as u64)?)?;
+        let config = self.read(&image.config, MAX_CONFIG_BYTES as u64)?;
+        let document = config::parse(&config)?;
         check_layers(image.layers.len(), &document)?;
         let layer = |(path, diff_id): (&String, &Digest)| LocalLayer {
             path: path.clone(),
@@ -145,7 +171,9 @@ impl Place {
             diff_id: diff_id.clone(),
         };
         let layers = image.layers.iter().zip(&document.diff_ids).map(layer).collect();
-        Ok(LocalImage { document, layers })
+        let named = |offered: &&str| tag.is_none_or(|tag| is_called(offered, tag));
+        let name = image.tags().find(named).map(str::to_owned);
+        Ok(LocalImage { document, layers, config, manifest: None, name })
     }
 
     fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, LayoutError> {

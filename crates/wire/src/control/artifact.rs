@@ -1,6 +1,7 @@
 //! Images and kernels on the control API.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +26,67 @@ pub struct ImageFacts {
     /// Names of the sandboxes that use it.
     #[serde(default)]
     pub used_by: Vec<String>,
+    /// References that stand for it, with tag or digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
+    /// What its system calls itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// What the image says about itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfigFacts>,
+    /// The files of its boot set on the host: `rootfs`, `work_seed`, `kernel`, `initrd`, `modules`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+}
+
+/// The configuration of an OCI image.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ImageConfigFacts {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// `user`, `uid`, `user:group` or empty for root.
+    pub user: String,
+    pub working_dir: String,
+    /// `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    pub volumes: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    /// `SIGQUIT`; empty for SIGTERM.
+    pub stop_signal: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<HealthcheckFacts>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct HealthcheckFacts {
+    /// `["CMD", "curl", …]` or `["CMD-SHELL", "…"]`.
+    pub test: Vec<String>,
+    pub interval_ns: u64,
+    pub timeout_ns: u64,
+    pub start_period_ns: u64,
+    pub retries: u32,
+}
+
+/// How an image is to be fetched.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ImagePull {
+    /// What to call it here; made of the reference where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Talk to the registry without TLS. One on this machine is tried without by itself.
+    pub plain_http: bool,
+    /// Absolute path on the host of certificates (PEM) that count for this pull.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    /// Absolute path on the host of a file with logins, as Docker's `config.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_file: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -9,6 +9,7 @@ use ::images::ext4::{self, Init, Progress, WriteOptions};
 use ::images::{Compression, Layer, Limits};
 use engine::host::clock::Clock;
 use engine::host::{Report, Unit, Watch};
+use model::Digest;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::ops::ControlFlow;
@@ -22,6 +23,23 @@ const CHECKER: &str = "e2fsck";
 
 pub fn from_archive(archive: &Path, staging: &Staging, source: &str, watch: &dyn Watch) -> Result<(), Trouble> {
     let layer = open(archive, staging, watch)?;
+    from_layers(
+        std::slice::from_ref(&layer),
+        staging,
+        |digest| ImageManifest::new(digest, source, HostClock.now()),
+        watch,
+    )?;
+    let _ = std::fs::remove_file(staging.file(SPOOL));
+    Ok(())
+}
+
+/// Lowest layer first; `describe` makes the manifest, to which what was found in the layers is added.
+pub fn from_layers(
+    layers: &[Layer],
+    staging: &Staging,
+    describe: impl FnOnce(Digest) -> ImageManifest,
+    watch: &dyn Watch,
+) -> Result<(), Trouble> {
     let options = WriteOptions { work_seed: Some(staging.file("work-seed.ext4")), ..WriteOptions::default() };
     let rootfs = staging.file("rootfs.ext4");
     let mut told = 0;
@@ -34,17 +52,16 @@ pub fn from_archive(archive: &Path, staging: &Staging, source: &str, watch: &dyn
         }
         wanted(watch)
     };
-    let facts = ext4::write_rootfs(std::slice::from_ref(&layer), &rootfs, &options, &mut progress)?;
+    let facts = ext4::write_rootfs(layers, &rootfs, &options, &mut progress)?;
     check(&rootfs)?;
     check(&staging.file("work-seed.ext4"))?;
     if facts.dropped_xattrs > 0 {
         watch.report(Report::Note { text: format!("{} extended attributes were left out", facts.dropped_xattrs) });
     }
-    let mut manifest = ImageManifest::new(facts.digest, source, HostClock.now());
+    let mut manifest = describe(facts.digest);
     manifest.has_systemd = facts.system.init == Init::Systemd;
     manifest.system = facts.system.os_release.as_deref().and_then(pretty_name);
     manifest::write(&staging.file("manifest.json"), &manifest)?;
-    let _ = std::fs::remove_file(staging.file(SPOOL));
     Ok(())
 }
 

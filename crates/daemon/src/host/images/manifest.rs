@@ -1,6 +1,7 @@
 //! What stands beside an image's or a kernel's files, as `manifest.json`. Fields are added, never changed; an entry
 //! whose manifest cannot be read is not listed.
 
+use ::images::config::ImageConfig;
 use model::{Backend, Digest, ImageName, KernelName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Write};
@@ -25,6 +26,31 @@ pub struct ImageManifest {
     /// The image it was made from, if it was.
     #[serde(default)]
     pub parent: Option<ImageName>,
+    /// The references that stand for it, with tag or digest: `docker.io/library/alpine:3.20`.
+    #[serde(default)]
+    pub references: Vec<String>,
+    /// What the image says about itself: its command, user, ports, labels, …
+    #[serde(default)]
+    pub config: ImageConfig,
+    /// Where it came from layer by layer, if it did.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+}
+
+/// The documents and layers that an image was made of, all of them blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub manifest: Digest,
+    pub config: Digest,
+    /// Lowest first.
+    pub layers: Vec<OriginLayer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginLayer {
+    pub blob: Digest,
+    pub bytes: u64,
+    pub diff_id: Digest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +82,9 @@ impl ImageManifest {
             kernel: None,
             system: None,
             parent: None,
+            references: Vec::new(),
+            config: ImageConfig::default(),
+            origin: None,
         }
     }
 
