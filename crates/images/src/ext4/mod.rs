@@ -10,6 +10,7 @@
 
 mod contents;
 mod facts;
+mod names;
 mod sink;
 mod size;
 mod writer;
@@ -85,7 +86,8 @@ pub enum ImageError {
     Write(#[source] io::Error),
     #[error("cannot lay out the image")]
     Layout(#[source] mkext4::Error),
-    #[error("the file name {name} is not UTF-8, which the image writer cannot store")]
+    /// Only in a directory of millions of names.
+    #[error("the file name {name} is not UTF-8, and there is no stand-in left to write it with")]
     NotUtf8 { name: String },
     #[error("the image brings its own `/lost+found`, which ext4 keeps for itself")]
     LostFound,
@@ -116,6 +118,17 @@ pub fn write_rootfs(
     options: &WriteOptions,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<RootfsFacts, ImageError> {
+    write_rootfs_with(&Mkext4, layers, out, options, progress)
+}
+
+/// The same by a writer of one's choice.
+pub fn write_rootfs_with(
+    writer: &dyn RootfsWriter,
+    layers: &[Layer],
+    out: &Path,
+    options: &WriteOptions,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<RootfsFacts, ImageError> {
     let tree = read_tree(layers, options, progress)?;
     let digest = digest(layers, options);
     let home = tree.child(tree::ROOT, b"root").filter(|id| tree.is_directory(*id));
@@ -130,7 +143,7 @@ pub fn write_rootfs(
         free_bytes: options.free.bytes(),
     };
     let emptied = options.work_seed.as_ref().and(home);
-    let written = write_volume(&volume(tree::ROOT, emptied, &options.label, "rootfs"), out, progress)?;
+    let written = write_volume(writer, &volume(tree::ROOT, emptied, &options.label, "rootfs"), out, progress)?;
     let work_seed = match &options.work_seed {
         None => None,
         Some(path) => {
@@ -140,7 +153,7 @@ pub fn write_rootfs(
                 None => Volume { tree: &empty, ..volume(tree::ROOT, None, WORK_LABEL, "work-seed") },
             };
             // Both images or none.
-            let seed = write_volume(&seed, path, progress).inspect_err(|_| drop(std::fs::remove_file(out)))?;
+            let seed = write_volume(writer, &seed, path, progress).inspect_err(|_| drop(std::fs::remove_file(out)))?;
             Some((path.clone(), ByteSize::from_bytes(seed.bytes)))
         }
     };
@@ -189,12 +202,13 @@ fn read_tree(
 }
 
 fn write_volume(
+    writer: &dyn RootfsWriter,
     volume: &Volume<'_>,
     out: &Path,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Written, ImageError> {
     let output = Output::create(out)?;
-    let written = Mkext4.write(volume, &output.file, progress)?;
+    let written = writer.write(volume, &output.file, progress)?;
     output.keep();
     Ok(written)
 }

@@ -85,3 +85,57 @@ fn an_empty_disk_is_made_at_once_whatever_its_size() {
         assert_clean(&path);
     }
 }
+
+/// Names and targets that are no UTF-8, in a directory of one block and in one with an index.
+fn odd_names() -> Archive {
+    let mut archive = Archive::default().directory("small").directory("large").directory("hot\u{e9}l");
+    for number in 0..1500 {
+        archive = archive.file(&format!("large/file-number-{number:05}"), "");
+    }
+    for (path, contents) in [
+        (&b"small/\xff\xfe"[..], "latin"),
+        (b"small/n\xefve", "one"),
+        (b"large/\x80", "two"),
+        (b"large/na\xefve name", "three"),
+        (b"root/\xe9t\xe9/deep/\xe0", "four"),
+        (b"\xc0\xc1", "five"),
+    ] {
+        archive = archive.pax(&[("path", path)]).file("stands-for-a-path", contents);
+    }
+    archive = archive.pax(&[("linkpath", b"short/\xff")]).symlink("small/short", "x");
+    let long = [b"long/".as_slice(), &[0xfe; 200]].concat();
+    archive.pax(&[("linkpath", &long)]).symlink("small/long", "x")
+}
+
+#[test]
+fn names_that_are_no_utf8_are_in_the_image() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (out, seed) = (folder.path().join("out"), folder.path().join("seed"));
+    let options = WriteOptions { work_seed: Some(seed.clone()), ..WriteOptions::default() };
+    write(&[odd_names().layer()], &out, &options).expect("the layer is good");
+    assert_clean(&out);
+    assert_clean(&seed);
+    let bytes = std::fs::read(&out).unwrap();
+    let image = mkext4::reader::Fs::open(&bytes[..]).expect("it is an ext4");
+    assert!(image.verify().expect("it can be checked").is_empty(), "{:?}", image.verify());
+    let inode = |path: &str, name: &[u8]| {
+        let directory = image.resolve(path).expect("the directory is there");
+        image.lookup(directory, name).expect("it can be read").expect("the name is there")
+    };
+    assert_eq!(image.read_file(inode("/small", b"\xff\xfe")).unwrap(), b"latin");
+    assert_eq!(image.read_file(inode("/large", b"na\xefve name")).unwrap(), b"three");
+    assert_eq!(image.read_file(inode("/", b"\xc0\xc1")).unwrap(), b"five");
+    assert_eq!(image.symlink_target(inode("/small", b"short")).unwrap(), b"short/\xff");
+    assert_eq!(image.symlink_target(inode("/small", b"long")).unwrap().len(), 205);
+    let bytes = std::fs::read(&seed).unwrap();
+    let image = mkext4::reader::Fs::open(&bytes[..]).expect("it is an ext4");
+    let outer = image.lookup(2, b"\xe9t\xe9").unwrap().expect("the directory is there");
+    let deep = image.lookup(outer, b"deep").unwrap().expect("the directory is there");
+    assert!(image.lookup(deep, b"\xe0").unwrap().is_some());
+    // The same layers, the same bytes, stand-ins and all.
+    let again = folder.path().join("again");
+    write(&[odd_names().layer()], &again, &WriteOptions::default()).expect("the layer is good");
+    let third = folder.path().join("third");
+    write(&[odd_names().layer()], &third, &WriteOptions::default()).expect("the layer is good");
+    assert!(std::fs::read(&again).unwrap() == std::fs::read(&third).unwrap());
+}

@@ -1,10 +1,11 @@
-//! Writing one volume: a seam with one implementation so far, `mkext4`, which needs no privilege, no processes and
-//! no unpacked tree. The other one that could stand here is `mkfs.ext4 -d`, which needs all three.
+//! Writing one volume: a seam with two implementations. `mkext4`, here, needs no privilege, no processes and no unpacked
+//! tree; `mkfs.ext4 -d` needs all three, so it lives with whoever may start processes, and is what this one is compared with.
 //!
 //! Images have no `resize_inode`: they grow while they are not mounted (`resize2fs` moves the descriptors), not
 //! while a guest uses them.
 
 use super::contents::{Stream, segments, stretches};
+use super::names::{self, NameRepair, Repairs, TargetRepair};
 use super::sink::SparseSink;
 use super::{ImageError, Progress, size};
 use crate::layer::Layer;
@@ -88,6 +89,7 @@ impl RootfsWriter for Mkext4 {
         }
         let summary = writer.finish().map_err(ImageError::write)?;
         sink.flush().map_err(ImageError::Write)?;
+        plan.repairs(volume).carry_out(out).map_err(ImageError::Write)?;
         Ok(Written { bytes: summary.image_len, inodes: plan.size.inodes })
     }
 }
@@ -99,6 +101,8 @@ struct Plan {
     directories: Vec<(NodeId, Option<NodeId>, String)>,
     others: Vec<(NodeId, NodeId, String)>,
     files: Vec<PlannedFile>,
+    /// Names that were written as something else: in which directory, as what, and what they are.
+    stood_in: Vec<(NodeId, String, Vec<u8>)>,
     size: size::Reckoning,
 }
 
@@ -125,6 +129,7 @@ impl Plan {
             directories: vec![(volume.root, None, String::new())],
             others: Vec::new(),
             files: Vec::new(),
+            stood_in: Vec::new(),
             size: size::Reckoning::default(),
         };
         let mut files: HashMap<NodeId, usize> = HashMap::new();
@@ -147,14 +152,23 @@ impl Plan {
         files: &mut HashMap<NodeId, usize>,
     ) -> Result<(), ImageError> {
         self.size.begin_directory();
+        let names = || volume.tree.children(directory).map(|(name, _)| name);
+        let mut stand_ins = names::stand_ins(&names, &volume.uuid)
+            .map_err(|name| ImageError::NotUtf8 { name: text::show(name) })?;
         for (name, id) in volume.tree.children(directory) {
             let node = volume.tree.node(id);
             if directory == volume.root && name == b"lost+found" {
                 check_lost_found(volume.tree, id)?;
                 continue;
             }
-            let name = String::from_utf8(name.to_vec())
-                .map_err(|error| ImageError::NotUtf8 { name: text::show(error.as_bytes()) })?;
+            let name = match str::from_utf8(name) {
+                Ok(name) => name.to_owned(),
+                Err(_) => {
+                    let written = stand_ins.remove(name).expect("each such name got a stand-in");
+                    self.stood_in.push((directory, written.clone(), name.to_vec()));
+                    written
+                }
+            };
             self.size.add_name(&name);
             match &node.kind {
                 NodeKind::Directory(_) => self.directories.push((id, Some(directory), name)),
@@ -180,6 +194,38 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// What was written as something else, with the paths as they were written.
+    fn repairs(&self, volume: &Volume<'_>) -> Repairs {
+        let parents: HashMap<NodeId, (NodeId, &str)> = self
+            .directories
+            .iter()
+            .filter_map(|(id, parent, name)| Some((*id, ((*parent)?, name.as_str()))))
+            .collect();
+        let path = |mut directory: NodeId| {
+            let mut path = Vec::new();
+            while let Some((parent, name)) = parents.get(&directory) {
+                path.push((*name).to_owned());
+                directory = *parent;
+            }
+            path.reverse();
+            path
+        };
+        let names = self.stood_in.iter().map(|(directory, written, real)| NameRepair {
+            directory: path(*directory),
+            written: written.clone(),
+            real: real.clone(),
+        });
+        let targets = self.others.iter().filter_map(|(id, directory, name)| match &volume.tree.node(*id).kind {
+            NodeKind::Symlink(target) if str::from_utf8(target).is_err() => Some(TargetRepair {
+                directory: path(*directory),
+                written: name.clone(),
+                real: target.to_vec(),
+            }),
+            _ => None,
+        });
+        Repairs { names: names.collect(), targets: targets.collect() }
     }
 
     fn options(&self, volume: &Volume<'_>, attempt: u32) -> Options {
@@ -243,10 +289,11 @@ impl Declare<'_> {
             NodeKind::BlockDevice { major, minor } => special(SpecialKind::Block { major: *major, minor: *minor })?,
             NodeKind::Fifo => special(SpecialKind::Fifo)?,
             NodeKind::Symlink(target) => {
-                let target = str::from_utf8(target).map_err(|_| {
-                    mkext4::Error::Unsupported(format!("the target {} is not UTF-8", text::show(target)))
-                })?;
-                self.builder.symlink(parent, name, target, meta)?
+                let target = match str::from_utf8(target) {
+                    Ok(target) => target.to_owned(),
+                    Err(_) => names::target_stand_in(target),
+                };
+                self.builder.symlink(parent, name, &target, meta)?
             }
             NodeKind::Directory(_) | NodeKind::File { .. } => unreachable!("they are declared apart"),
         };
