@@ -23,6 +23,8 @@ pub mod config;
 pub mod deb;
 pub mod digest;
 pub mod ext4;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod initramfs;
 pub mod kernel;
 pub mod layer;
