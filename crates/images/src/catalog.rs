@@ -229,6 +229,26 @@ mod tests {
         assert!(catalog.kernels.contains_key(kernel));
     }
 
+    /// Packages between `apt-get install` and what follows it, one a line.
+    fn packages_of_dockerfile(text: &str) -> std::collections::BTreeSet<&str> {
+        let (_, rest) = text.split_once("--no-install-recommends").expect("it installs packages");
+        let (list, _) = rest.split_once("&&").expect("it cleans up afterwards");
+        list.split_whitespace().filter(|word| *word != "\\").collect()
+    }
+
+    #[test]
+    fn the_golden_image_is_the_same_as_a_dockerfile_and_as_packages() {
+        let dockerfile = include_str!("../../../images/golden/Dockerfile");
+        let catalog = Catalog::builtin();
+        let entry = &catalog.images[&"golden".parse::<ImageName>().unwrap()];
+        let ImageRecipe::DebianPackages { packages, .. } = &entry.recipe else { panic!("it is made of packages") };
+        let listed: std::collections::BTreeSet<&str> = packages.iter().map(String::as_str).collect();
+        assert_eq!(listed, packages_of_dockerfile(dockerfile));
+        for needed in ["systemd", "openssh-server", "git", "jq", "curl", "tmux", "build-essential", "docker.io", "docker-compose"] {
+            assert!(listed.contains(needed), "{needed}");
+        }
+    }
+
     #[test]
     fn a_file_wins_over_what_is_built_in() {
         let mut catalog = Catalog::builtin();
