@@ -36,6 +36,16 @@ pub fn test_kernel() -> Option<PathBuf> {
     named.into_iter().chain([PathBuf::from(beside)]).find(|path| path.is_file())
 }
 
+/// The generic kernel: it takes a quarter of an hour to build, so it is brought (`$BANGER_GENERIC_KERNEL`, from
+/// `scripts/make-generic-kernel`) or lies below `target/`.
+pub fn generic_kernel(test: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("BANGER_GENERIC_KERNEL").map(PathBuf::from);
+    let below = crate::world::binary("bangerd").with_file_name("generic-kernel").join("vmlinux");
+    let found = named.into_iter().chain([below]).find(|path| path.is_file());
+    let missing = found.is_none().then(|| "`BANGER_GENERIC_KERNEL` names no vmlinux".to_owned());
+    need("generic-kernel", test, missing).then_some(found).flatten()
+}
+
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let cargo = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo/bin"));

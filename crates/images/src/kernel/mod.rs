@@ -4,6 +4,7 @@
 //! through its PVH note. So the ELF is what is kept, and [`KernelFacts`] tells who can boot it.
 
 mod bzimage;
+pub mod wanted;
 
 use crate::elf::{self, Elf};
 use crate::unpack::{Packing, UnpackError};
@@ -47,6 +48,8 @@ pub enum KernelError {
     Packing { packing: &'static str },
     #[error("cannot unpack the payload of the bzImage")]
     Unpack(#[source] UnpackError),
+    #[error("cannot unpack the file")]
+    Packed(#[source] UnpackError),
     #[error("the kernel cannot be booted: {reason}")]
     Unbootable { reason: &'static str },
 }
@@ -62,15 +65,22 @@ impl KernelFacts {
     }
 }
 
-/// Reads a kernel file of either format.
+/// Reads a kernel file of either format; a `vmlinux` may be packed as a whole (`vmlinux.zst`).
 pub fn unpack(file: &[u8]) -> Result<Vmlinux<'_>, KernelError> {
+    unpack_within(file, MAX_VMLINUX_BYTES)
+}
+
+/// The same for a kernel of at most so many bytes.
+pub fn unpack_within(file: &[u8], limit: usize) -> Result<Vmlinux<'_>, KernelError> {
     let (bytes, origin) = if file.starts_with(elf::MAGIC) {
         (Cow::Borrowed(file), Origin::Vmlinux)
+    } else if let Some(packing) = Packing::detect(file) {
+        (Cow::Owned(packing.unpack(file, limit).map_err(KernelError::Packed)?), Origin::Vmlinux)
     } else {
         let (payload, packing) = bzimage::payload(file)?;
         let bytes = match packing {
             None => Cow::Borrowed(payload),
-            Some(packing) => Cow::Owned(bzimage::unpack(payload, packing, MAX_VMLINUX_BYTES)?),
+            Some(packing) => Cow::Owned(bzimage::unpack(payload, packing, limit)?),
         };
         (bytes, Origin::BzImage(packing))
     };

@@ -39,7 +39,8 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Trouble {
 
 pub fn from_files(files: &KernelFiles, staging: &Staging) -> std::result::Result<(), Trouble> {
     let boot_args = boot_args(&files.boot_args)?;
-    let path = &files.vmlinux;
+    let (path, found_modules) = locate(&files.vmlinux)?;
+    let (path, modules) = (&path, files.modules.clone().or(found_modules));
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Trouble::NotFound(format!("there is no file {}", path.display())),
         _ => Trouble::File { what: "cannot read", path: path.clone(), source },
@@ -50,7 +51,7 @@ pub fn from_files(files: &KernelFiles, staging: &Staging) -> std::result::Result
     }
     let bytes = fs::read(path).map_err(failed)?;
     let vmlinux = kernel::unpack(&bytes).map_err(unusable)?;
-    let modules = match &files.modules {
+    let modules = match &modules {
         None => Vec::new(),
         Some(folder) => {
             let library = modules::Library::from_folder(folder).map_err(unusable)?;
@@ -58,6 +59,38 @@ pub fn from_files(files: &KernelFiles, staging: &Staging) -> std::result::Result
         }
     };
     store(&vmlinux, &modules, boot_args, &format!("imported from {}", path.display()), staging)
+}
+
+/// In a folder: the one kernel in it or in its `boot`, and the one release below its `lib/modules`.
+fn locate(given: &Path) -> std::result::Result<(PathBuf, Option<PathBuf>), Trouble> {
+    if !given.is_dir() {
+        return Ok((given.to_owned(), None));
+    }
+    let is_kernel = |name: &str| {
+        matches!(name, "vmlinux" | "vmlinuz" | "bzImage") || name.starts_with("vmlinux-") || name.starts_with("vmlinuz-")
+    };
+    let one = |folder: &Path, wanted: &dyn Fn(&str) -> bool| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut found: Vec<PathBuf> =
+            entries.filter(|entry| entry.file_name().to_str().is_some_and(wanted)).map(|entry| entry.path()).collect();
+        found.sort();
+        found
+    };
+    let mut kernels = one(given, &is_kernel);
+    if kernels.is_empty() {
+        kernels = one(&given.join("boot"), &is_kernel);
+    }
+    let kernel = match kernels.as_slice() {
+        [kernel] => kernel.clone(),
+        [] => return Err(Trouble::NotFound(format!("{} holds no kernel: no vmlinux, vmlinuz or bzImage", given.display()))),
+        _ => return Err(Trouble::NotFound(format!("{} holds more than one kernel: name the file", given.display()))),
+    };
+    let releases = one(&given.join("lib/modules"), &|name| name.starts_with(|c: char| c.is_ascii_digit()));
+    match releases.as_slice() {
+        [] => Ok((kernel, None)),
+        [modules] => Ok((kernel, Some(modules.clone()))),
+        _ => Err(Trouble::NotFound(format!("{} holds modules of more than one release: name one", given.display()))),
+    }
 }
 
 /// The words go onto a command line as they are.
@@ -70,6 +103,13 @@ fn boot_args(given: &str) -> std::result::Result<Vec<String>, Trouble> {
         return refuse("the boot arguments hold something other than printable ASCII");
     }
     Ok(given.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// A kernel that was built here has all its drivers built in.
+pub fn from_build(vmlinux: &Path, source: &str, staging: &Staging) -> std::result::Result<(), Trouble> {
+    let bytes = fs::read(vmlinux)?;
+    let vmlinux = kernel::unpack(&bytes).map_err(unusable)?;
+    store(&vmlinux, &[], Vec::new(), source, staging)
 }
 
 /// Takes a `linux-image-…` package apart.

@@ -60,12 +60,7 @@ pub fn kernel_package(recipe: &KernelRecipe, staging: &Staging, watch: &dyn Watc
     let depends = apt.run("apt-cache", &["depends", "--important", recipe.package], watch)?;
     let package = kernel_of(&depends)
         .ok_or_else(|| Trouble::NotFound(format!("package {} depends on no kernel", recipe.package)))?;
-    apt.run("apt-get", &["download", "--quiet", &package], watch)?;
-    let found = fs::read_dir(staging.path())?.filter_map(|entry| Some(entry.ok()?.path()));
-    let found = found.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    let found = found.ok_or_else(|| Trouble::NotFound(format!("apt fetched no file of {package}")))?;
-    fs::remove_dir_all(&apt.folder)?;
-    Ok(found)
+    apt.download(&package, watch)
 }
 
 /// The line `  Depends: linux-image-6.1.0-40-cloud-amd64`.
@@ -75,14 +70,14 @@ fn kernel_of(depends: &str) -> Option<String> {
 }
 
 /// apt with lists of its own, so that neither root nor the host's lists are needed, and nothing of the host changes.
-struct Apt {
+pub struct Apt {
     folder: PathBuf,
     work: PathBuf,
     options: Vec<String>,
 }
 
 impl Apt {
-    fn begin(codename: &str, staging: &Staging, watch: &dyn Watch) -> Result<Apt, Trouble> {
+    pub fn begin(codename: &str, staging: &Staging, watch: &dyn Watch) -> Result<Apt, Trouble> {
         let folder = staging.file("apt");
         for part in ["lists/partial", "cache/archives/partial", "etc"] {
             fs::create_dir_all(folder.join(part))?;
@@ -112,13 +107,25 @@ impl Apt {
         Ok(Apt { folder, work: staging.path().to_owned(), options })
     }
 
-    fn run(&self, program: &'static str, arguments: &[&str], watch: &dyn Watch) -> Result<String, Trouble> {
+    pub fn run(&self, program: &'static str, arguments: &[&str], watch: &dyn Watch) -> Result<String, Trouble> {
         let mut command = Command::new(program);
         for option in &self.options {
             command.arg("-o").arg(option);
         }
         command.args(arguments).current_dir(&self.work);
         run(program, &mut command, watch, &mut |line| tracing::info!(target: "apt", "{line}"))
+    }
+}
+
+impl Apt {
+    /// The file of a package, in the staging folder; with it apt's own folder is done.
+    pub fn download(self, package: &str, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
+        self.run("apt-get", &["download", "--quiet", package], watch)?;
+        let found = fs::read_dir(&self.work)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let found = found.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+        let found = found.ok_or_else(|| Trouble::NotFound(format!("apt fetched no file of {package}")))?;
+        fs::remove_dir_all(&self.folder)?;
+        Ok(found)
     }
 }
 
