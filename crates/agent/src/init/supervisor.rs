@@ -3,12 +3,13 @@
 //! The server is a child of its own, so PID 1 may wait for every process without taking an exit status from the server,
 //! which waits for the commands that it started.
 
-use super::{InitError, mounts};
+use super::{InitError, fstab, mounts, provision, systemd};
 use crate::{console, power};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,12 +27,15 @@ pub fn run() -> Result<std::convert::Infallible, InitError> {
     let mut watched = SigSet::empty();
     watched.extend(ENDINGS);
     watched.add(Signal::SIGCHLD);
+    watched.add(Signal::SIGHUP);
     watched.thread_block().map_err(InitError::step("block signals"))?;
     let mut crashes = Vec::new();
     let mut server = start_server()?;
     loop {
         match watched.wait() {
             Ok(Signal::SIGCHLD) => {}
+            Ok(Signal::SIGHUP) if provision::is_ready() => return Err(become_systemd(server)),
+            Ok(Signal::SIGHUP) => {}
             Ok(Signal::SIGTERM) => power::end(SIGNAL_GRACE, power::Ending::Reboot),
             Ok(_) => power::end(SIGNAL_GRACE, power::Ending::PowerOff),
             Err(_) => continue,
@@ -41,6 +45,22 @@ pub fn run() -> Result<std::convert::Infallible, InitError> {
             server = start_server()?;
         }
     }
+}
+
+/// The server goes first: systemd starts it again, as a service. Comes back only with the reason why not.
+fn become_systemd(server: Pid) -> InitError {
+    let root = Path::new("/");
+    let Some(program) = systemd::find(root) else {
+        let reason = std::io::Error::other("it is gone again");
+        return InitError::Step { attempt: "find systemd".to_owned(), source: reason };
+    };
+    if let Err(error) = systemd::install_agent(root).and_then(|()| fstab::install(root)) {
+        return error;
+    }
+    // It inherited our mask and would not hear SIGTERM; all that it knows lies in files.
+    let _ = nix::sys::signal::kill(server, Signal::SIGKILL);
+    let _ = waitpid(server, None);
+    systemd::start(&program)
 }
 
 fn prepare() {

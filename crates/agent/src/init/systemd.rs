@@ -3,6 +3,7 @@
 //! Nothing is written to the image: units, masks and the binary live in the tmpfs on /run and are made anew at each boot.
 
 use super::{AGENT_IN_RUN, InitError, fstab};
+use crate::service;
 use std::fs::{self, create_dir_all};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,22 @@ Restart=always
 RestartSec=100ms
 KillMode=process
 OOMScoreAdjust=-900
+TasksMax=infinity
+StandardOutput=journal+console
+StandardError=journal+console
+";
+
+/// The image's own command, as a service that the agent starts when the host has told what it is. `KillMode=mixed`: the
+/// supervisor gets SIGTERM and passes on the command's own stop signal; it restarts the command by itself.
+const SERVICE_TEXT: &str = "\
+[Unit]
+Description=the image's own command
+After=network.target
+
+[Service]
+ExecStart=/run/banger/agent supervise /run/banger/service
+KillMode=mixed
+TimeoutStopSec=20
 TasksMax=infinity
 StandardOutput=journal+console
 StandardError=journal+console
@@ -121,6 +138,7 @@ pub fn install_agent(root: &Path) -> Result<(), InitError> {
     }
     place_binary(&agent, &last).map_err(InitError::step("copy the agent into /run"))?;
     fs::write(units.join(UNIT), UNIT_TEXT).map_err(InitError::step("write the agent's unit"))?;
+    fs::write(units.join(service::UNIT), SERVICE_TEXT).map_err(InitError::step("write the service's unit"))?;
     link(&format!("../{UNIT}"), &wants.join(UNIT)).map_err(InitError::step("enable the agent's unit"))?;
     let formats = fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("binfmt_misc");
     let unwanted = if formats { &[][..] } else { &BINARY_FORMATS[..] };
