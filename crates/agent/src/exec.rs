@@ -3,13 +3,14 @@
 //! Here: the upgrade, the first message, the refusal. [`child`] makes the process, [`session`] moves its bytes, [`user`] reads
 //! /etc/passwd, [`pipe`] waits for descriptors. The frames are those of [`wire::guest`].
 
-mod child;
-mod pipe;
+pub mod child;
+pub mod pipe;
 mod session;
 pub mod user;
 
 use crate::http::{Answer, Request};
 use crate::serve::Server;
+use crate::service;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper::{Response, StatusCode, header};
@@ -42,7 +43,7 @@ pub fn upgrade(server: &Arc<Server>, mut request: Request) -> Answer {
     tokio::spawn(async move {
         if let Ok(upgraded) = upgraded.await {
             server.sessions.fetch_add(1, Ordering::Relaxed);
-            converse(TokioIo::new(upgraded)).await;
+            converse(&server, TokioIo::new(upgraded)).await;
             server.sessions.fetch_sub(1, Ordering::Relaxed);
         }
     });
@@ -55,14 +56,14 @@ pub fn upgrade(server: &Arc<Server>, mut request: Request) -> Answer {
     response.map_err(|error| Fault::new(FaultKind::Internal, "cannot answer").with_cause(error.to_string()))
 }
 
-async fn converse(stream: TokioIo<Upgraded>) {
+async fn converse(server: &Server, stream: TokioIo<Upgraded>) {
     let config = WebSocketConfig::default()
         .max_message_size(Some(EXEC_FRAME_LIMIT_BYTES))
         .max_frame_size(Some(EXEC_FRAME_LIMIT_BYTES))
         .write_buffer_size(0);
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let started = match first_message(&mut socket).await {
-        Ok(request) => child::start(&request).await,
+        Ok(request) => child::start(&service::dress(&server.service, request)).await,
         Err(fault) => Err(fault),
     };
     match started {

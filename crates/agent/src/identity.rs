@@ -28,6 +28,7 @@ pub async fn take(identity: Identity) -> Answer {
     outcomes.push(identity.machine_id.as_deref().map_or(Ok(()), set_machine_id));
     outcomes.push(set_keys(&identity.authorized_keys));
     outcomes.push(identity.timezone.as_deref().map_or(Ok(()), set_timezone));
+    crate::init::provision::begin();
     match join(outcomes) {
         None => http::status(StatusCode::NO_CONTENT),
         Some(fault) => Err(fault),

@@ -27,6 +27,7 @@ mod device;
 mod fstab;
 mod modules;
 mod mounts;
+pub mod provision;
 mod root;
 mod supervisor;
 mod systemd;
@@ -53,8 +54,6 @@ pub enum InitError {
     NoDevice { what: String, seconds: u64 },
     #[error("cannot mount {device}: {tried}")]
     NoFileSystem { device: String, tried: String },
-    #[error("cannot start systemd: the image has none")]
-    NoSystemd,
 }
 
 impl InitError {
@@ -97,8 +96,7 @@ fn boot() -> Result<std::convert::Infallible, InitError> {
     };
     let systemd = match words.init {
         InitChoice::Agent => None,
-        InitChoice::Auto => systemd::find(root),
-        InitChoice::Systemd => Some(systemd::find(root).ok_or(InitError::NoSystemd)?),
+        InitChoice::Auto | InitChoice::Systemd => systemd::find(root),
     };
     mounts::mount_run(root)?;
     if systemd.is_some() {
@@ -112,6 +110,9 @@ fn boot() -> Result<std::convert::Infallible, InitError> {
         Some(program) => Err(systemd::start(&program)),
         None => {
             mounts::mount_for_agent();
+            if words.init == InitChoice::Systemd {
+                provision::want();
+            }
             supervisor::run()
         }
     }

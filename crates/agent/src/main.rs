@@ -1,9 +1,10 @@
-//! `banger-vsock-agent`: one static binary with four lives in a guest.
+//! `banger-vsock-agent`: one static binary with five lives in a guest.
 //!
 //! | started as | it is | module |
 //! |---|---|---|
 //! | `/init` in the initramfs, PID 1 | the one who makes the machine: modules, root, then PID 1 or systemd | [`init`] |
 //! | `banger-vsock-agent serve` | the server that answers the host, child of PID 1 or a systemd service | [`serve`] |
+//! | `banger-vsock-agent supervise FOLDER` | who keeps the image's own command running | [`service`] |
 //! | `banger-vsock-agent sftp-server` | the other end of a person's `sftp` and `scp`, on standard input and output | [`sftp`] |
 //! | `/shutdown`, PID 1 | the last program of a systemd guest: detaches the disks and ends the machine | [`power`] |
 //!
@@ -26,6 +27,7 @@ mod network;
 mod ports;
 mod power;
 mod serve;
+mod service;
 mod sftp;
 mod stream;
 mod text;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             Err(unknown) => usage(&format!("unknown option {unknown}")),
         },
         [_, "sftp-server"] => sftp::run(),
+        [_, "supervise", folder] => service::supervise::run(folder),
         [_, "--version"] => {
             console::say(env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -7,11 +7,14 @@
 use crate::console;
 use crate::init::{OWN_DISK, power_off_word};
 use crate::machine::InitKind;
+use crate::service;
+use crate::service::place::{self, Place};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::system::{RebootCommand, reboot};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use wire::{Fault, FaultKind};
@@ -71,8 +74,12 @@ fn systemd_powers_off() -> bool {
     asked.is_ok_and(|status| status.success())
 }
 
-/// Ends everything, in order. May be called by PID 1 or by its server.
+/// Ends everything, in order: first the image's command with the signal that it asked for. May be called by PID 1 or by
+/// its server.
 pub fn end(grace: Duration, ending: Ending) -> ! {
+    let began = Instant::now();
+    service::stop(&Place::at(Path::new(place::FOLDER)), grace);
+    let grace = grace.saturating_sub(began.elapsed());
     // An interactive shell ignores SIGTERM and goes at a hang-up; a stopped process needs SIGCONT to hear either.
     for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
         let _ = kill(Pid::from_raw(-1), signal);

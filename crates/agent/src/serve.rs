@@ -5,7 +5,8 @@
 
 use crate::http::{self, Answer, Body, Request};
 use crate::machine::{self, InitKind};
-use crate::{clock, console, exec, files, health, identity, listen, metrics, ports, stream, workspace};
+use crate::service::place::{self, Place};
+use crate::{clock, console, exec, files, health, identity, listen, metrics, ports, service, stream, workspace};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -41,17 +42,24 @@ pub enum Listen {
 pub struct Options {
     pub init: InitKind,
     pub listen: Listen,
+    /// Where the service's state lies.
+    pub service: PathBuf,
 }
 
 impl Options {
     /// The words after `serve`; the error is the word that was not understood.
     pub fn parse(words: &[&str]) -> Result<Options, String> {
-        let mut options = Options { init: InitKind::Agent, listen: Listen::Vsock };
+        let mut options = Options {
+            init: InitKind::Agent,
+            listen: Listen::Vsock,
+            service: PathBuf::from(place::FOLDER),
+        };
         let mut left = words.iter();
         while let Some(&word) = left.next() {
             match (word, left.next().copied()) {
                 ("--init", Some("agent")) => options.init = InitKind::Agent,
                 ("--init", Some("systemd")) => options.init = InitKind::Systemd,
+                ("--service", Some(folder)) => options.service = PathBuf::from(folder),
                 ("--listen", Some("vsock")) => options.listen = Listen::Vsock,
                 ("--listen", Some(address)) => {
                     let path = address.strip_prefix("unix:").ok_or(address)?;
@@ -69,13 +77,14 @@ pub struct Server {
     pub init: InitKind,
     /// Commands running through `exec`.
     pub sessions: AtomicU32,
+    pub service: Place,
     tickets: listen::Tickets,
     owns_machine: bool,
 }
 
 impl Server {
     /// On a Unix socket the agent is a guest on somebody's machine (a test): it must not set its clock or power it off.
-    fn check_owner(&self) -> Result<(), Fault> {
+    pub fn check_owner(&self) -> Result<(), Fault> {
         if self.owns_machine {
             return Ok(());
         }
@@ -109,6 +118,7 @@ async fn listen(options: &Options) -> io::Result<Infallible> {
     let server = Arc::new(Server {
         init: options.init,
         sessions: AtomicU32::new(0),
+        service: Place::at(&options.service),
         tickets: listen::Tickets::default(),
         owns_machine,
     });
@@ -183,6 +193,9 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
         (&Method::GET, "/healthz") => http::json(&health::health(server).await),
         (&Method::GET, "/metrics") => http::json(&metrics::read()),
         (&Method::GET, "/ports") => http::json(&ports::listening()),
+        (&Method::GET, "/service") => service::facts(server),
+        (&Method::POST, "/service") => service::ensure(server, request).await,
+        (&Method::GET, "/service/log") => service::read_log(server, &request),
         (&Method::GET, "/exec") => exec::upgrade(server, request),
         (&Method::GET, "/stream") => stream::upgrade(&server.tickets, request).await,
         (&Method::GET, "/listen") => listen::upgrade(&server.tickets, request),
@@ -246,9 +259,11 @@ mod tests {
 
     #[test]
     fn options_default_to_vsock_and_unknown_ones_are_named() {
-        assert_eq!(Options::parse(&[]), Ok(Options { init: InitKind::Agent, listen: Listen::Vsock }));
+        let service = PathBuf::from(place::FOLDER);
+        let least = Options { init: InitKind::Agent, listen: Listen::Vsock, service: service.clone() };
+        assert_eq!(Options::parse(&[]), Ok(least));
         let options = Options::parse(&["--init", "systemd", "--listen", "unix:/run/a.sock"]).expect("options");
-        assert_eq!(options, Options { init: InitKind::Systemd, listen: Listen::Unix("/run/a.sock".into()) });
+        assert_eq!(options, Options { init: InitKind::Systemd, listen: Listen::Unix("/run/a.sock".into()), service });
         assert_eq!(Options::parse(&["--port", "1"]), Err("--port 1".to_owned()));
         assert_eq!(Options::parse(&["--listen", "tcp:1"]), Err("tcp:1".to_owned()));
     }

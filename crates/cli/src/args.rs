@@ -3,8 +3,8 @@
 
 use crate::command::{
     audit, completion, create, daemon, delete, doctor, events, exec, health, history, image, internal, kernel, kill,
-    list, logs, pause, ping, ports, prune, rename, reset, restart, run, set, shell, show, ssh, ssh_config, start,
-    stats, stop, version, workspace,
+    list, logs, pause, ping, ports, prune, rename, reset, restart, run, service, set, shell, show, ssh, ssh_config,
+    start, stats, stop, version, workspace,
 };
 use crate::render::Output;
 use clap::{Args, Parser, Subcommand};
@@ -140,6 +140,7 @@ pub enum VmCommand {
     Ping(ping::PingArgs),
     Stats(stats::StatsArgs),
     Ports(ports::PortsArgs),
+    Service(service::ServiceArgs),
     Set(set::SetArgs),
     Rename(rename::RenameArgs),
     /// Bring code into a sandbox and look after it there

@@ -1,5 +1,6 @@
 //! One module per verb: what it takes from the command line, what it asks the daemon, how it shows the answer.
 
+mod attach;
 pub mod audit;
 pub mod complete;
 pub mod completion;
@@ -26,6 +27,7 @@ pub mod rename;
 pub mod reset;
 pub mod restart;
 pub mod run;
+pub mod service;
 pub mod set;
 pub mod shell;
 pub mod show;
@@ -103,6 +105,7 @@ fn vm(c: &Context, command: VmCommand) -> Outcome {
         VmCommand::Ping(args) => block_on(or_cancel(ping::run(c, args))),
         VmCommand::Stats(args) => block_on(stats::run(c, args)),
         VmCommand::Ports(args) => block_on(or_cancel(ports::run(c, args))),
+        VmCommand::Service(args) => block_on(or_cancel(service::run(c, args))),
         VmCommand::Set(args) => block_on(or_cancel(set::run(c, args))),
         VmCommand::Rename(args) => block_on(or_cancel(rename::run(c, args))),
         VmCommand::Workspace(command) => block_on(workspace::run(c, command)),

@@ -12,19 +12,21 @@ mod fault;
 mod host;
 mod images;
 mod input;
+mod kernels;
 mod library;
 mod logs;
 mod metrics;
 mod observe;
 pub mod openapi;
 mod sandboxes;
+mod service;
 mod stream;
 mod workspaces;
 
 use crate::app::App;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 pub use fault::{Refusal, fault, guest_fault};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -68,6 +70,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/vms/{ref}/health", get(observe::health))
         .route("/v1/vms/{ref}/stats", get(observe::stats))
         .route("/v1/vms/{ref}/ports", get(observe::ports))
+        .route("/v1/vms/{ref}/service", get(service::service))
         .route("/v1/vms/{ref}/logs", get(logs::logs))
         .route("/v1/vms/{ref}/exec", get(crate::exec::exec))
         .route("/v1/vms/{ref}/ssh", get(crate::ssh::door::ssh))
@@ -82,7 +85,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/images/{name}/pull", post(images::pull_image))
         .route("/v1/images/{name}/import", post(images::import_image))
         .route("/v1/kernels", get(library::kernels))
-        .route("/v1/kernels/{name}", put(library::import_kernel).delete(library::remove_kernel))
+        .route("/v1/kernels/{name}", get(kernels::kernel).put(library::import_kernel).delete(library::remove_kernel))
+        .route("/v1/kernels/{name}/build", post(kernels::build_kernel))
         .route("/v1/kernels/{name}/pull", post(library::pull_kernel))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::metrics))

@@ -88,6 +88,7 @@ pub enum Step {
         timeout_ms: u64,
     },
     Identify,
+    EnsureService,
     EnsurePorts(Vec<PortForward>),
     RequestShutdown {
         grace_ms: u64,
@@ -121,6 +122,7 @@ impl fmt::Display for Step {
             }
             Step::AwaitReady { timeout_ms } => write!(f, "await ready for {timeout_ms} ms"),
             Step::Identify => write!(f, "identify guest"),
+            Step::EnsureService => write!(f, "ensure service"),
             Step::EnsurePorts(ports) => {
                 write!(f, "ensure ports")?;
                 ports.iter().try_for_each(|port| write!(f, " {port}"))
@@ -221,6 +223,7 @@ pub(crate) fn ready_steps(sandbox: &Sandbox, settings: &Settings) -> Vec<Step> {
     vec![
         Step::AwaitReady { timeout_ms: settings.ready_timeout_ms },
         Step::Identify,
+        Step::EnsureService,
         Step::EnsurePorts(sandbox.spec.ports.clone()),
         Step::Enter(State::Running),
     ]

@@ -197,6 +197,7 @@ impl<'a> Drive<'a> {
             Step::EnsureVmm(machine) => self.ensure_vmm(machine),
             Step::AwaitReady { timeout_ms } => self.await_ready(*timeout_ms),
             Step::Identify => self.identify(),
+            Step::EnsureService => self.ensure_service(),
             Step::EnsurePorts(ports) => self.ensure_ports(ports),
             Step::RequestShutdown { grace_ms } => self.request_shutdown(*grace_ms),
             Step::AwaitExit { grace_ms } => self.await_exit(*grace_ms),
@@ -343,6 +344,20 @@ impl<'a> Drive<'a> {
         Ok(self.engine.host.guest.identify(&self.id, &identity)?)
     }
 
+    /// The image's command joined with what the spec replaces of it. An image without one has nothing to be told.
+    fn ensure_service(&mut self) -> Result<()> {
+        let record = self.record()?;
+        let command = self.engine.host.images.image_command(&record.spec.image)?;
+        let service = record.spec.service.resolve(command.as_ref());
+        if let Some(service) = &service {
+            self.engine.host.guest.ensure_service(&self.id, service)?;
+        }
+        if service != record.service {
+            self.update(Saving::Must, |record| record.service = service)?;
+        }
+        Ok(())
+    }
+
     fn ensure_ports(&mut self, ports: &[PortForward]) -> Result<()> {
         let (_change, bound) = self.engine.host.network.ensure_ports(&self.id, ports)?;
         self.update(Saving::Must, |record| record.ports = bound).map(drop)
@@ -390,6 +405,7 @@ fn builds(step: &Step) -> bool {
         | Step::EnsureVmm(_)
         | Step::AwaitReady { .. }
         | Step::Identify
+        | Step::EnsureService
         | Step::EnsurePorts(_)
         | Step::Enter(State::Starting | State::Running)
         | Step::EnsurePaused => true,

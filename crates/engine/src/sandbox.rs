@@ -16,6 +16,7 @@ use crate::host::clock::Timestamp;
 use crate::host::network::Attachment;
 use crate::host::vmm::VmmExit;
 use model::port::PortForward;
+use model::service::Service;
 use model::workspace::Workspace;
 use model::{Backend, ByteSize, OperationId, SandboxId, SandboxName, SandboxSpec, State};
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,9 @@ pub struct Sandbox {
     /// Who is PID 1 in the guest, as the guest says.
     #[serde(default)]
     pub init: Option<String>,
+    /// The image's command as the guest was given it at its last start.
+    #[serde(default)]
+    pub service: Option<Service>,
     /// Its disks have been made; a missing one is a loss from then on.
     #[serde(default)]
     pub has_disks: bool,
@@ -114,6 +118,7 @@ impl Sandbox {
             host_boot: String::new(),
             agent_version: None,
             init: None,
+            service: None,
             has_disks: false,
             timing: Vec::new(),
             workspaces: Vec::new(),

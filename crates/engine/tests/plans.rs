@@ -52,6 +52,7 @@ fn a_plan_reads_like_a_list_of_deeds() {
         "ensure vmm: sim, 1 CPUs, 256MiB",
         "await ready for 60000 ms",
         "identify guest",
+        "ensure service",
         "ensure ports 127.0.0.1:8080:80",
         "enter running",
     ];

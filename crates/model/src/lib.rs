@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod name;
 pub mod paths;
 pub mod port;
+pub mod service;
 pub mod size;
 pub mod spec;
 pub mod workspace;

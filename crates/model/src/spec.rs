@@ -4,6 +4,7 @@
 use crate::egress::Egress;
 use crate::name::{ImageName, KernelName, SandboxName};
 use crate::port::PortForward;
+use crate::service::ServiceChoice;
 use crate::size::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,6 +38,9 @@ pub struct SandboxSpec {
     /// Remove the sandbox when the session or command that made it ends.
     #[serde(default)]
     pub ephemeral: bool,
+    /// What of the image's own command is replaced; absent: nothing.
+    #[serde(default)]
+    pub service: ServiceChoice,
 }
 
 /// Bounds that hold on every host and every backend; a host's own limits are checked at admission.

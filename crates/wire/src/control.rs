@@ -17,6 +17,7 @@
 //! | `GET /v1/vms/{ref}/health` | – | [`SandboxHealth`] |
 //! | `GET /v1/vms/{ref}/stats` | – | [`Stats`] |
 //! | `GET /v1/vms/{ref}/ports` | – | [`PortsAnswer`] |
+//! | `GET /v1/vms/{ref}/service` | – | [`Service`] |
 //! | `GET /v1/vms/{ref}/logs` | [`LogsRequest`] as query | the log's bytes; with `follow` until the sandbox ends or the client goes |
 //! | `GET /v1/vms/{ref}/exec` | WebSocket, see [`crate::guest`] | spliced through to the agent |
 //! | `GET /v1/vms/{ref}/ssh` | `Upgrade: `[`SSH_UPGRADE`] | `101 Switching Protocols`, then the SSH protocol |
@@ -29,6 +30,7 @@
 //! | `POST /v1/images/{name}/pull` | [`ImagePull`] | stream, result [`ImageFacts`]; `{name}` may be a reference |
 //! | `POST /v1/kernels/{name}/pull` | – | stream, result [`KernelFacts`] |
 //! | `POST /v1/images/{name}/import` | [`ImageImport`] | stream, result [`ImageFacts`] |
+//! | `POST /v1/kernels/{name}/build` | [`KernelBuild`] | stream, result [`KernelFacts`] |
 //! | `PUT /v1/kernels/{name}` | [`KernelImport`] | stream, result [`KernelFacts`] |
 //! | `DELETE /v1/images/{name}`, `DELETE /v1/kernels/{name}` | – | 204 |
 //! | `GET /v1/openapi.json` | – | the OpenAPI document |
@@ -47,12 +49,16 @@
 
 mod artifact;
 mod host;
+mod kernel;
 mod sandbox;
+mod service;
 mod workspace;
 
 pub use artifact::*;
 pub use host::*;
+pub use kernel::*;
 pub use sandbox::*;
+pub use service::*;
 pub use workspace::*;
 
 use crate::Fault;

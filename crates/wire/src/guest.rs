@@ -13,6 +13,9 @@
 //! | `GET /listen?port=N`, `?socket=true` | `101 Switching Protocols`, then [`ListenEvent`]s, see below |
 //! | `PUT /files?path=P` | body is a tar archive, unpacked below the folder `P` (made when missing) → 204 |
 //! | `GET /files?path=P` | answers a tar archive of `P`, see below |
+//! | `POST /service` | [`Service`] → 204; the image's own command, started unless it runs or has ended for good |
+//! | `GET /service` | [`ServiceFacts`]; 404 where there is none |
+//! | `GET /service/log?tail=N&follow=true` | what the command wrote, its streams mixed; with `follow` until it has ended for good |
 //! | `PUT /workspace?path=P` | body is a tar archive that becomes the folder `P`, see below → [`Placed`] |
 //! | `GET /workspace?path=P` | [`WorkspaceState`] |
 //! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
@@ -253,6 +256,68 @@ pub enum ListenEvent {
     Unknown,
 }
 
+/// The command that the image brings, or what replaced it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Also added to the environment of what `exec` runs.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// `root` where absent; a name or number, with an optional `:group`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// `/` where absent; made when missing.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// The Linux signal number that asks it to end.
+    pub stop_signal: u8,
+    /// False: it is kept for an `exec` with `as_image`, and not started.
+    pub starts: bool,
+    /// `no`, `on-failure` or `always`.
+    pub restart: String,
+}
+
+/// `GET /service`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceFacts {
+    pub argv: Vec<String>,
+    pub phase: ServicePhase,
+    /// While it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// How it ended the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<ExecStatus>,
+    /// Starts in this boot after the first one.
+    pub restarts: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServicePhase {
+    /// Not started yet, or never to be by itself.
+    Waiting,
+    Running,
+    /// It ended and is started again after a pause.
+    Restarting,
+    /// It ended, or was never able to start, and stays so.
+    Ended,
+}
+
+impl ServicePhase {
+    pub const fn word(self) -> &'static str {
+        match self {
+            ServicePhase::Waiting => "waiting",
+            ServicePhase::Running => "running",
+            ServicePhase::Restarting => "restarting",
+            ServicePhase::Ended => "ended",
+        }
+    }
+}
+
 /// What to run. Without `argv` the user's login shell runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
@@ -281,6 +346,10 @@ pub struct ExecRequest {
     /// quoted and run as they are.
     #[serde(default)]
     pub login_shell: bool,
+    /// Run it as the image's own command: behind its entrypoint, as its user and in its folder unless others are named.
+    /// Without `argv` the image's command follows the entrypoint.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_image: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

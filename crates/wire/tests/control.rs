@@ -70,11 +70,38 @@ fn sandbox() -> Sandbox {
         created_at_ns: AT_NS,
         started_at_ns: Some(AT_NS + 1_000_000),
         vmm_pid: Some(4711),
+        service: Vec::new(),
         timing: vec![
             Span { name: "start".into(), depth: 0, start_us: 0, duration_us: 1_450_000 },
             Span { name: "boot guest".into(), depth: 1, start_us: 9_000, duration_us: 1_441_000 },
         ],
     }
+}
+
+#[test]
+fn services_keep_their_golden_shape() {
+    let request = ServiceRequest {
+        entrypoint: Some(words(&["/entry"])),
+        command: Some(words(&["serve", "-v"])),
+        env: [("A".to_owned(), "1".to_owned())].into(),
+        user: word("web:www"),
+        cwd: word("/srv"),
+        off: true,
+        restart: word("always"),
+    };
+    check_request("service_request", &request);
+    let service = Service {
+        argv: words(&["/entry", "serve"]),
+        phase: "restarting".into(),
+        pid: Some(71),
+        exit_code: Some(143),
+        failure: word("cannot run /entry"),
+        restarts: 3,
+    };
+    check("service", &service);
+    check("sandbox_with_service", &Sandbox { service: words(&["nginx"]), ..sandbox() });
+    let create = CreateRequest { service: Some(ServiceRequest::default()), ..CreateRequest::default() };
+    check_request("create_request_with_service", &create);
 }
 
 #[test]
@@ -116,6 +143,7 @@ fn requests_keep_their_golden_shape() {
         stop_when_idle_s: Some(1800),
         ephemeral: true,
         no_start: false,
+        service: None,
         dry_run: false,
     };
     check_request("create_request", &create);
@@ -216,8 +244,26 @@ fn images_and_kernels_keep_their_golden_shape() {
         size_bytes: 53_000_000,
         created_at_ns: AT_NS,
         source: "linux-image-cloud-amd64".into(),
+        details: KernelDetails::default(),
     };
-    check("kernel_list", &KernelList { kernels: vec![kernel] });
+    check("kernel_list", &KernelList { kernels: vec![kernel.clone()] });
+    let details = KernelDetails {
+        backends: words(&["firecracker", "qemu"]),
+        boot_args: "quiet".into(),
+        modules: Some(17),
+        files: [("vmlinux".to_owned(), "/k/vmlinux".to_owned())].into(),
+        used_by: words(&["web"]),
+    };
+    check("kernel_facts", &KernelFacts { details, ..kernel });
+    let build = KernelBuild {
+        package: word("linux-source-6.1"),
+        archive: word("/src/linux-6.1.tar.xz"),
+        signature: word("/src/linux-6.1.tar.sign"),
+        keyring: word("/src/keys.gpg"),
+        unverified: true,
+        jobs: Some(2),
+    };
+    check_request("kernel_build", &build);
     check_request("image_import", &ImageImport { path: "/tmp/rootfs.tar.zst".into() });
     let import = KernelImport {
         vmlinux: "/boot/vmlinux".into(),

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use wire::guest::{
     Clock, DiskUse, ExecRequest, ExecStatus, GuestNetwork, Health, Identity, ListenEvent, ListeningSocket, Metrics,
-    Placed, Ports, Ready, Shutdown, WindowSize, WorkspaceState,
+    Placed, Ports, Ready, Service, ServiceFacts, ServicePhase, Shutdown, WindowSize, WorkspaceState,
 };
 use wire::{Fault, FaultKind};
 
@@ -124,6 +124,7 @@ fn exec_keeps_its_shape() {
             term: Some("xterm-256color".to_owned()),
             stdin: true,
             login_shell: true,
+            as_image: false,
         },
     );
     check("window_size", &WindowSize { rows: 50, columns: 132 });
@@ -133,6 +134,33 @@ fn exec_keeps_its_shape() {
     check("exec_status_not_started", &ExecStatus::NotStarted { fault });
     let least: ExecRequest = serde_json::from_str("{}").expect("nothing is needed");
     assert_eq!(least, ExecRequest::default());
+}
+
+#[test]
+fn services_keep_their_shape() {
+    check(
+        "service",
+        &Service {
+            entrypoint: vec!["/docker-entrypoint.sh".to_owned()],
+            command: vec!["nginx".to_owned(), "-g".to_owned(), "daemon off;".to_owned()],
+            env: [("NGINX_VERSION".to_owned(), "1.27".to_owned())].into(),
+            user: Some("nginx:nginx".to_owned()),
+            cwd: Some("/srv".to_owned()),
+            stop_signal: 3,
+            starts: true,
+            restart: "on-failure".to_owned(),
+        },
+    );
+    let facts = ServiceFacts {
+        argv: vec!["nginx".to_owned()],
+        phase: ServicePhase::Running,
+        pid: Some(71),
+        ended: Some(ExecStatus::Exited { code: 1 }),
+        restarts: 2,
+    };
+    check("service_facts", &facts);
+    let image = ExecRequest { as_image: true, ..ExecRequest::default() };
+    check("exec_request_as_image", &image);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn import_tiny(world: &World) -> Ran {
     world.banger(&["image", "import", TINY_IMAGE, &tar.to_string_lossy()]).ok()
 }
 
-fn made_once(name: &str, make: impl FnOnce(&World)) -> PathBuf {
+pub fn made_once(name: &str, make: impl FnOnce(&World)) -> PathBuf {
     let folder = binary("bangerd").parent().expect("a binary lies in a folder").join("e2e-artifacts");
     std::fs::create_dir_all(&folder).expect("a folder below target can be made");
     let lock = std::fs::File::create(folder.join(format!("{name}.lock"))).expect("a lock file can be made");
@@ -101,7 +101,7 @@ pub fn write_tiny_tar(path: &Path) {
     tar.finish().expect("the tar can be finished");
 }
 
-fn append(
+pub fn append(
     tar: &mut tar::Builder<std::fs::File>,
     kind: tar::EntryType,
     path: &str,

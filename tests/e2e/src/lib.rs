@@ -5,6 +5,7 @@
 //! failure when `REQUIRE_NEEDS` names it.
 
 pub mod artifacts;
+pub mod foreign;
 pub mod needs;
 pub mod registry;
 pub mod terminal;

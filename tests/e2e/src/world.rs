@@ -63,7 +63,7 @@ impl World {
         World { folder, audit_at_end: true }
     }
 
-    fn with(artifacts: &Path) -> World {
+    pub fn with(artifacts: &Path) -> World {
         let world = World::empty();
         for kind in ["images", "kernels", "templates"] {
             let from = artifacts.join(kind);

@@ -15,15 +15,22 @@ pub struct User {
     pub shell: String,
 }
 
-/// `wanted` is a name or a number; absent: root, or whoever runs the agent where that is not root.
+/// `wanted` is a name or a number, with `:group` as in Docker's `USER`; absent: root, or whoever runs the agent where that is not root.
 pub fn find(wanted: Option<&str>) -> Result<User, Fault> {
     let own = rustix::process::geteuid();
     let own_number = own.as_raw().to_string();
     let wanted = wanted.unwrap_or(&own_number);
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let group = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    let user = look_up(&passwd, &group, wanted)
-        .ok_or_else(|| Fault::new(FaultKind::NotFound, format!("the guest has no user {wanted}")))?;
+    let (name, own_group) = wanted.split_once(':').map_or((wanted, None), |(name, group)| (name, Some(group)));
+    let mut user = look_up(&passwd, &group, name)
+        .ok_or_else(|| Fault::new(FaultKind::NotFound, format!("the guest has no user {name}")))?;
+    if let Some(wanted) = own_group {
+        let gid = group_id(&group, wanted)
+            .ok_or_else(|| Fault::new(FaultKind::NotFound, format!("the guest has no group {wanted}")))?;
+        // Whoever names a group wants no other, as in Docker.
+        (user.gid, user.groups) = (gid, vec![gid]);
+    }
     if !own.is_root() && user.uid != own {
         return Err(Fault::new(FaultKind::Refused, format!("cannot run as {wanted}"))
             .with_cause("the agent does not run as root"));
@@ -54,6 +61,15 @@ fn look_up(passwd: &str, group: &str, wanted: &str) -> Option<User> {
     let gid = Gid::from_raw(id);
     let groups = groups_of(group, &name, gid);
     Some(User { uid: Uid::from_raw(id), gid, groups, home: home.to_owned(), shell: "/bin/sh".to_owned(), name })
+}
+
+/// A number without an entry is fine here, too.
+fn group_id(group: &str, wanted: &str) -> Option<Gid> {
+    let named = group.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
+        [name, _, id, ..] if name == wanted => id.parse().ok(),
+        _ => None,
+    });
+    named.or_else(|| wanted.parse().ok()).map(Gid::from_raw)
 }
 
 fn or_else(field: &str, default: &str) -> String {
@@ -119,6 +135,13 @@ mod tests {
         assert_eq!(look_up(PASSWD, GROUP, "nobody"), None);
         assert_eq!(look_up("", "", "root").map(|user| user.home), Some("/root".to_owned()));
         assert_eq!(look_up("", "", "0").map(|user| user.name), Some("root".to_owned()));
+    }
+
+    #[test]
+    fn a_group_is_a_name_or_a_number() {
+        for (wanted, gid) in [("docker", Some(999)), ("4242", Some(4242)), ("nobody", None), ("bad", None)] {
+            assert_eq!(group_id(GROUP, wanted).map(|gid| gid.as_raw()), gid, "{wanted}");
+        }
     }
 
     #[test]

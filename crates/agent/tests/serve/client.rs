@@ -38,6 +38,8 @@ impl Agent {
         let socket = folder.path().join("agent.sock");
         let process = Command::new(env!("CARGO_BIN_EXE_banger-vsock-agent"))
             .args(["serve", "--listen", &format!("unix:{}", socket.display())])
+            .arg("--service")
+            .arg(folder.path().join("service"))
             .stdin(Stdio::null())
             .spawn()
             .expect("the agent starts");

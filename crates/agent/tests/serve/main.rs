@@ -3,6 +3,7 @@
 mod client;
 mod exec;
 mod files;
+mod service;
 mod stream;
 
 use client::Agent;

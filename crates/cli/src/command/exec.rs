@@ -119,11 +119,12 @@ pub fn request(command: Vec<String>, env: EnvArgs, tty: bool, interactive: bool)
         term: tty.then(|| std::env::var("TERM").ok()).flatten(),
         stdin,
         login_shell: false,
+        as_image: false,
     })
 }
 
 /// Files first, in order, then `--env`: the later word wins.
-fn variables(args: &EnvArgs) -> Outcome<BTreeMap<String, String>> {
+pub fn variables(args: &EnvArgs) -> Outcome<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for file in &args.env_file {
         let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;

@@ -20,8 +20,8 @@ pub struct LogsArgs {
     /// Go on with what comes
     #[arg(short, long)]
     pub follow: bool,
-    /// Choose whose words: the guest's console, the VMM's or the agent's
-    #[arg(long, value_name = "SOURCE", value_parser = ["console", "vmm", "agent"], default_value = "console")]
+    /// Choose whose words: the guest's console, the VMM's, the agent's or the image's own command's
+    #[arg(long, value_name = "SOURCE", value_parser = ["console", "vmm", "agent", "service"], default_value = "console")]
     pub source: String,
     /// Only the last so many lines
     #[arg(short = 'n', long, value_name = "LINES")]

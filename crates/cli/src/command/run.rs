@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  (PATH: what would travel? refused here) ──► create ──► (PATH: ship it) ──► command or shell ──► …
-//!  create ──► command or shell ──► (--rm) delete ──► the guest's own exit status
+//!  create ──► command, shell or the image's service ──► (--rm) delete ──► the guest's own exit status
 //!    └─ Ctrl-C ──────┴─ Ctrl-C goes to the guest ──┴─ Ctrl-C twice leaves it and says what remains
 //! ```
 
@@ -10,7 +10,7 @@ use super::exec::{self, EnvArgs};
 use super::fleet::Deed;
 use super::spec::SpecArgs;
 use super::workspace::{self, ShipArgs};
-use super::{Context, create};
+use super::{Context, attach, create};
 use crate::client::Path;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::{Interrupt, cancelled, or_cancel};
@@ -19,12 +19,14 @@ use crate::render::progress::Board;
 use crate::session::{self, Ended, Session};
 use crate::terminal;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use hyper::Method;
+use model::RestartPolicy;
 use model::workspace::WorkspaceMode;
 use std::path::PathBuf;
 use std::time::Duration;
 use wire::FaultKind;
-use wire::control::{CreateRequest, History, PlanRequest, PrepareRequest, Sandbox, WorkspacePlan};
+use wire::control::{CreateRequest, History, PlanRequest, PrepareRequest, Sandbox, ServiceRequest, WorkspacePlan};
 use wire::guest::ExecRequest;
 
 /// Create a sandbox, start it and run a command or a shell in it.
@@ -32,7 +34,9 @@ use wire::guest::ExecRequest;
 /// With PATH, the git repository it lies in (or any other folder) is shipped to /root/repo first, as it is on this host
 /// right now, and the command or shell runs there.
 ///
-/// Without a command you get a shell. The exit status is the command's own; 125 and above tell of banger itself.
+/// Without a command the image's own runs as a service and you see what it writes; an image that brings none gives you a
+/// shell. A command replaces the image's, behind its entrypoint and as its user, as Docker does it. The exit status is the
+/// command's own; 125 and above tell of banger itself.
 /// Without `--rm` the sandbox runs on afterwards. Ctrl-C during creation undoes what was begun; during the command it
 /// goes to the command, and twice within two seconds leaves it.
 #[derive(Debug, Args)]
@@ -49,8 +53,8 @@ pub struct RunArgs {
     /// Remove the sandbox when the command or shell ends
     #[arg(long)]
     pub rm: bool,
-    /// Print its name and return once it runs
-    #[arg(short, long, conflicts_with_all = ["rm", "command", "tty", "interactive"])]
+    /// Print its name and return once it runs; a command runs as its service
+    #[arg(short, long, conflicts_with_all = ["rm", "tty", "interactive"])]
     pub detach: bool,
     /// Pass stdin on even if it is not piped
     #[arg(short, long)]
@@ -58,6 +62,12 @@ pub struct RunArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     pub tty: bool,
+    /// Replace the image's entrypoint; an empty one is none
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Choose when the image's command is started again: on-failure unless told otherwise
+    #[arg(long, value_name = "WHEN", value_parser = PossibleValuesParser::new(RestartPolicy::ALL.iter().map(|w| w.word())))]
+    pub service_restart: Option<String>,
     #[command(flatten)]
     pub spec: SpecArgs,
     /// Ship all history
@@ -70,8 +80,11 @@ pub struct RunArgs {
 }
 
 pub async fn run(context: &Context, args: RunArgs) -> Outcome {
+    let attached = args.tty || args.interactive || !args.command.is_empty();
+    let service = service(&args, attached)?;
     let exec = exec::request(args.command, args.env, args.tty, args.interactive)?;
-    let request = CreateRequest { ephemeral: args.rm, ..args.spec.request() };
+    let exec = ExecRequest { as_image: attached, ..exec };
+    let request = CreateRequest { ephemeral: args.rm, service: Some(service), ..args.spec.request() };
     let shipment = shipment(args.path.as_deref(), args.ship, args.full)?;
     let work = match shipment {
         Some(shipment) => Some(look(context, &request, shipment).await?),
@@ -92,13 +105,15 @@ pub async fn run(context: &Context, args: RunArgs) -> Outcome {
     if args.detach {
         return create::show_made(context, &vm);
     }
+    let follows = !attached && folder.is_none() && !vm.service.is_empty();
     let exec = match folder {
-        Some(folder) => exec::in_workspace(exec, &folder),
+        // Work that was shipped is worked on, whatever the image would run by itself.
+        Some(folder) => exec::in_workspace(ExecRequest { as_image: false, ..exec }, &folder),
         None => exec,
     };
-    let ended = execute(context, &vm, &exec).await;
+    let ended = if follows { attach::run(context, &vm).await } else { execute(context, &vm, &exec).await };
     let removed = if args.rm { remove(context, &vm.id, &vm.name, false).await } else { Ok(()) };
-    if !args.rm && exec.tty.is_some() {
+    if !args.rm && (exec.tty.is_some() || follows) {
         remind(&vm.name);
     }
     // The guest's word counts; that it could not be cleared away is said all the same.
@@ -183,6 +198,24 @@ async fn give_up(context: &Context, vm: &Sandbox, rm: bool, failure: Failure) ->
             failure
         }
     }
+}
+
+/// What runs attached is no service; what runs as one gets the variables, the user and the folder that were named.
+fn service(args: &RunArgs, attached: bool) -> Outcome<ServiceRequest> {
+    let entrypoint = args.entrypoint.as_ref().map(|program| if program.is_empty() { vec![] } else { vec![program.clone()] });
+    let restart = args.service_restart.clone();
+    if attached && !args.detach {
+        return Ok(ServiceRequest { entrypoint, restart, off: true, ..ServiceRequest::default() });
+    }
+    Ok(ServiceRequest {
+        entrypoint,
+        command: (!args.command.is_empty()).then(|| args.command.clone()),
+        env: exec::variables(&args.env)?,
+        user: args.env.user.clone().map(String::from),
+        cwd: args.env.cwd.clone(),
+        off: false,
+        restart,
+    })
 }
 
 async fn make(context: &Context, request: &CreateRequest) -> Outcome<Sandbox> {

@@ -55,6 +55,7 @@ fn everything(vm: &Sandbox) -> String {
         ("ports", Some(vm.ports.join(" "))),
         ("labels", Some(labels.join(" "))),
         ("workspaces", Some(workspaces.join(" "))),
+        ("service", Some(vm.service.join(" "))),
         ("restart", Some(vm.restart.clone())),
         ("stop when idle", vm.stop_when_idle_s.map(|idle| format!("after {}", time::span_s(idle)))),
         ("removed at end", vm.ephemeral.then(|| "yes".into())),

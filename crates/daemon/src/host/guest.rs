@@ -14,6 +14,7 @@ use engine::host::guest::{Guest, GuestHealth, GuestIdentity, Readiness};
 use engine::host::vmm::Vmm;
 use engine::host::{HostError, HostErrorKind, Result, Watch};
 use model::SandboxId;
+use model::service::Service;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs;
@@ -230,6 +231,22 @@ impl Guest for HostGuest {
         let path = self.layout.vsock(id);
         let answer = self.runtime.block_on(async { guest::post(&path, "/identity", &said).await });
         answer.map_err(|error| self.error(id, "give an identity to the guest of", error))
+    }
+
+    fn ensure_service(&self, id: &SandboxId, service: &Service) -> Result<()> {
+        let said = wire::guest::Service {
+            entrypoint: service.entrypoint.clone(),
+            command: service.command.clone(),
+            env: service.env.clone(),
+            user: service.user.clone(),
+            cwd: service.working_folder.clone(),
+            stop_signal: service.stop_signal.number(),
+            starts: service.starts,
+            restart: service.restart.word().to_owned(),
+        };
+        let path = self.layout.vsock(id);
+        let answer = self.runtime.block_on(async { guest::post(&path, "/service", &said).await });
+        answer.map_err(|error| self.error(id, "give its service to the guest of", error))
     }
 
     fn request_shutdown(&self, id: &SandboxId, grace_ms: u64) -> Result<()> {

@@ -6,6 +6,7 @@
 //!  images/pull      blobs → image                   images/registry   manifests and blobs over HTTP
 //!  images/blobs     the cache of blobs              images/names      references and short names
 //!  images/image     tar → image                     images/kernel     package or files → kernel, initramfs
+//!  images/build     source → kernel                 images/command    what an image runs
 //!  images/staging   half-made things, out of sight  images/program    a child that can be stopped
 //!  images/manifest  what stands beside the files
 //! ```
@@ -13,10 +14,13 @@
 //! daemon holds the lock of the state folder, so what lies half-made when it starts is nobody's.
 
 pub mod blobs;
+mod build;
 mod catalog;
+mod command;
 mod image;
 mod kernel;
 mod manifest;
+mod mkfs;
 mod names;
 mod packages;
 mod program;
@@ -28,6 +32,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
+pub use build::{BuildOptions, Source, Trust};
 pub use kernel::KernelFiles;
 
 use super::vmm::boot;
@@ -40,6 +45,7 @@ use engine::host::{HostError, HostErrorKind, Report, Result, Watch};
 use kernel::Agent;
 use manifest::{ImageManifest, KernelManifest};
 use model::image_ref::{ImageRef, OciReference};
+use model::service::ImageCommand;
 use model::{ByteSize, Change, ImageName, KernelName};
 use pull::FromRegistry;
 pub use pull::architecture;
@@ -183,6 +189,27 @@ impl Library {
     fn boot_set(&self, name: &ImageName) -> Vec<(&'static str, PathBuf)> {
         let parts = [("rootfs", self.layout.image_rootfs(name)), ("work_seed", self.layout.image_work_seed(name))];
         parts.into_iter().filter(|(_, path)| path.exists()).collect()
+    }
+
+    /// Builds the generic guest kernel from source.
+    pub fn build_kernel(&self, name: &KernelName, options: &BuildOptions, watch: &dyn Watch) -> Result<()> {
+        let attempt = format!("cannot build kernel {name}");
+        refuse_existing(&self.layout.kernel(name), &attempt)?;
+        let work = || {
+            let staging = Staging::begin(&self.layout.kernels())?;
+            build::build(options, &staging, watch)?;
+            staging.commit(&self.layout.kernel(name))
+        };
+        let build = || work().map(|()| Change::Changed).map_err(|error| error.told(&attempt, &self.layout));
+        self.under_way.once(&format!("kernel/{name}"), watch, build).map(drop)
+    }
+
+    /// The files of a kernel that is here, by what they are.
+    pub fn kernel_files_of(&self, name: &KernelName) -> Vec<(&'static str, std::path::PathBuf)> {
+        let kernel = self.layout.kernel(name);
+        let files = [("vmlinux", "vmlinux"), ("modules", "modules"), ("config", "config"), ("manifest", "manifest.json")];
+        let files = files.map(|(what, file)| (what, kernel.join(file)));
+        files.into_iter().filter(|(_, path)| path.exists()).collect()
     }
 
     fn make_image(&self, name: &ImageName, recipe: &ImageRecipe, watch: &dyn Watch) -> Result<()> {
@@ -425,6 +452,10 @@ impl Images for Library {
         Ok(self.manifests()?.into_iter().map(|(name, manifest)| self.image_facts(name, manifest)).collect())
     }
 
+    fn image_command(&self, name: &ImageName) -> Result<Option<ImageCommand>> {
+        Ok(ImageManifest::read(&self.layout.image_manifest(name)).and_then(|manifest| command::command_of(&manifest.config)))
+    }
+
     fn kernels(&self) -> Result<Vec<KernelFacts>> {
         let names = entries::<KernelName>(&self.layout.kernels()).map_err(|error| self.unreadable("kernels", error))?;
         let facts = |name: KernelName| {
@@ -432,6 +463,9 @@ impl Images for Library {
             let (size, _) = sizes(&[self.layout.kernel_vmlinux(&name)]);
             Some(KernelFacts {
                 version: manifest.version,
+                backends: manifest.backends,
+                boot_args: manifest.boot_args,
+                modules: manifest.modules.len(),
                 digest: manifest.digest,
                 size,
                 created_at: manifest.created_at_ns,

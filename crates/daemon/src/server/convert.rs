@@ -9,11 +9,12 @@ use engine::{Applied, Changes};
 use model::egress::{Egress, Outbound};
 use model::image_ref::ImageRef;
 use model::port::PortForward;
+use model::service::{ServiceChoice, ServiceRestart, ServiceStart};
 use model::{ByteSize, ImageName, KernelName, SandboxName, SandboxSpec, Vcpus, VmmChoice};
 use std::fmt::Display;
 use std::str::FromStr;
 use wire::control as wire_control;
-use wire::control::{CreateRequest, OperationFacts, StepFacts};
+use wire::control::{CreateRequest, OperationFacts, ServiceRequest, StepFacts};
 
 /// More published ports, labels and opened networks than anyone types.
 const MAX_LIST: usize = 256;
@@ -60,9 +61,32 @@ pub fn spec(request: &CreateRequest, app: &App) -> Result<SandboxSpec, Refusal> 
         restart: parse_or(&request.restart, || defaults.restart.value)?,
         stop_when_idle_s: request.stop_when_idle_s.or_else(|| idle_default(config)),
         ephemeral: request.ephemeral,
+        service: service(request.service.as_ref())?,
     };
     spec.validate().map_err(|error| Refusal::invalid(error.to_string()))?;
     Ok(spec)
+}
+
+/// What a person wants other than the image says of its command.
+fn service(request: Option<&ServiceRequest>) -> Result<ServiceChoice, Refusal> {
+    let Some(request) = request else { return Ok(ServiceChoice::default()) };
+    let words = [request.entrypoint.as_deref(), request.command.as_deref()].into_iter().flatten().flatten();
+    let texts = words.chain(request.env.keys()).chain(request.env.values()).chain(&request.user).chain(&request.cwd);
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return Err(Refusal::invalid("a word of the command holds a NUL byte"));
+    }
+    if request.cwd.as_deref().is_some_and(|cwd| !cwd.starts_with('/')) {
+        return Err(Refusal::invalid("the command's folder does not start with `/`"));
+    }
+    Ok(ServiceChoice {
+        entrypoint: request.entrypoint.clone(),
+        command: request.command.clone(),
+        env: request.env.clone(),
+        user: request.user.clone(),
+        working_folder: request.cwd.clone(),
+        start: if request.off { ServiceStart::Never } else { ServiceStart::Auto },
+        restart: request.restart.as_deref().map(parse).transpose()?.map(ServiceRestart).unwrap_or_default(),
+    })
 }
 
 fn bounded(what: &str, count: usize) -> Result<(), Refusal> {
@@ -153,8 +177,15 @@ pub fn sandbox(record: &Sandbox) -> wire_control::Sandbox {
         created_at_ns: record.created_at,
         started_at_ns: record.started_at,
         vmm_pid: None,
+        service: service_words(record),
         timing: record.timing.iter().map(span).collect(),
     }
+}
+
+/// The command that the guest runs by itself.
+fn service_words(record: &Sandbox) -> Vec<String> {
+    let running = record.service.as_ref().filter(|service| service.starts);
+    running.map(|service| [service.entrypoint.as_slice(), &service.command].concat()).unwrap_or_default()
 }
 
 /// As bound while it runs, as wanted while it does not.
@@ -273,6 +304,13 @@ pub fn kernel_facts(facts: &engine::host::images::KernelFacts) -> wire_control::
         size_bytes: facts.size.bytes(),
         created_at_ns: facts.created_at,
         source: facts.source.clone(),
+        details: wire_control::KernelDetails {
+            // Nothing real boots in a simulation.
+            backends: facts.backends.iter().filter(|backend| **backend != model::Backend::Sim).map(|backend| backend.word().to_owned()).collect(),
+            boot_args: facts.boot_args.join(" "),
+            modules: Some(facts.modules as u64),
+            ..wire_control::KernelDetails::default()
+        },
     }
 }
 

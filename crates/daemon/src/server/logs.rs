@@ -41,6 +41,9 @@ pub async fn logs(
 ) -> Result<Response, Refusal> {
     let events = app.events();
     let sandbox = app.engine.resolve(&reference.0)?;
+    if request.source.as_deref() == Some("service") {
+        return Ok(text(super::service::log(&app, &sandbox, &request).await?));
+    }
     let path = file_of(&app, &sandbox, request.source.as_deref())?;
     if app.kind == HostKind::Sim {
         return Ok(text(Body::from(simulated(&app, &sandbox, request.tail).await?)));
@@ -79,7 +82,7 @@ fn file_of(app: &App, sandbox: &Sandbox, source: Option<&str>) -> Result<PathBuf
         "vmm" => Ok(app.layout.vmm_log(&sandbox.id)),
         other => {
             let other: String = other.chars().take(40).collect();
-            Err(Refusal::invalid(format!("`{other}` is no log: it is one of `console`, `vmm`, `agent`")))
+            Err(Refusal::invalid(format!("`{other}` is no log: it is one of `console`, `vmm`, `agent`, `service`")))
         }
     }
 }

@@ -121,12 +121,12 @@ fn row(socket: ListeningSocket, published: &[PortForward]) -> PortRow {
     }
 }
 
-async fn ask<T: serde::de::DeserializeOwned>(app: &App, sandbox: &Sandbox, path: &str) -> Result<T, Refusal> {
+pub(super) async fn ask<T: serde::de::DeserializeOwned>(app: &App, sandbox: &Sandbox, path: &str) -> Result<T, Refusal> {
     let vsock = app.layout.vsock(&sandbox.id);
     guest::get(&vsock, path).await.map_err(|error| Refusal(guest_fault(sandbox.name(), &error)))
 }
 
-fn running(app: &App, reference: &Named) -> Result<Arc<Sandbox>, Refusal> {
+pub(super) fn running(app: &App, reference: &Named) -> Result<Arc<Sandbox>, Refusal> {
     let sandbox = app.engine.resolve(&reference.0)?;
     match sandbox.state {
         Life::Running => Ok(sandbox),

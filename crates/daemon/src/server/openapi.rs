@@ -18,10 +18,10 @@ use utoipa::OpenApi;
         super::sandboxes::list, super::sandboxes::create, super::sandboxes::show, super::sandboxes::set,
         super::sandboxes::delete, super::sandboxes::start, super::sandboxes::stop, super::sandboxes::kill,
         super::sandboxes::restart, super::sandboxes::reset, super::sandboxes::pause, super::sandboxes::resume,
-        super::observe::health, super::observe::stats, super::observe::ports, super::logs::logs, crate::exec::exec,
+        super::observe::health, super::observe::stats, super::observe::ports, super::service::service, super::logs::logs, crate::exec::exec,
         crate::ssh::door::ssh, super::workspaces::prepare, super::workspaces::plan,
         super::images::images, super::images::pull_image, super::images::import_image, super::images::remove_image,
-        super::library::kernels, super::library::pull_kernel, super::library::import_kernel, super::library::remove_kernel,
+        super::library::kernels, super::kernels::kernel, super::kernels::build_kernel, super::library::pull_kernel, super::library::import_kernel, super::library::remove_kernel,
         document,
     ),
     tags(

@@ -3,6 +3,7 @@
 
 use super::network::Attachment;
 use super::{Result, Watch};
+use model::service::Service;
 use model::{SandboxId, SandboxName};
 
 pub trait Guest: Send + Sync {
@@ -11,6 +12,8 @@ pub trait Guest: Send + Sync {
     fn await_ready(&self, id: &SandboxId, timeout_ms: u64, watch: &dyn Watch) -> Result<Readiness>;
     /// Gives a guest its name, address, clock and entropy; after boot and after every restore.
     fn identify(&self, id: &SandboxId, identity: &GuestIdentity) -> Result<()>;
+    /// The guest knows the image's command and runs it unless it has ended for good. How it fares is the guest's to tell.
+    fn ensure_service(&self, id: &SandboxId, service: &Service) -> Result<()>;
     /// Asks the guest to stop its services, sync and power off; answers once it has agreed.
     fn request_shutdown(&self, id: &SandboxId, grace_ms: u64) -> Result<()>;
     fn health(&self, id: &SandboxId) -> Result<GuestHealth>;

@@ -2,7 +2,8 @@
 
 use super::clock::Timestamp;
 use super::{Result, Watch};
-use model::{ByteSize, Change, Digest, ImageName, KernelName};
+use model::service::ImageCommand;
+use model::{Backend, ByteSize, Change, Digest, ImageName, KernelName};
 
 pub trait Images: Send + Sync {
     /// Makes the image available under this name, from the catalog where it is missing.
@@ -12,6 +13,8 @@ pub trait Images: Send + Sync {
     fn remove_image(&self, name: &ImageName) -> Result<Change>;
     fn remove_kernel(&self, name: &KernelName) -> Result<Change>;
     fn images(&self) -> Result<Vec<ImageFacts>>;
+    /// The command that an image brings; nothing where it brings none or is not here.
+    fn image_command(&self, name: &ImageName) -> Result<Option<ImageCommand>>;
     fn kernels(&self) -> Result<Vec<KernelFacts>>;
 }
 
@@ -37,4 +40,10 @@ pub struct KernelFacts {
     pub size: ByteSize,
     pub created_at: Timestamp,
     pub source: String,
+    /// Who can boot it.
+    pub backends: Vec<Backend>,
+    /// Words that it needs on its command line.
+    pub boot_args: Vec<String>,
+    /// Drivers that come with it as files.
+    pub modules: usize,
 }

@@ -6,6 +6,7 @@ use crate::host::vmm::VmmExit;
 use crate::host::{HostErrorKind, Result, Watch};
 use crate::lock;
 use model::SandboxId;
+use model::service::Service;
 use std::sync::Arc;
 
 const AGENT_VERSION: &str = "sim";
@@ -43,6 +44,10 @@ impl Guest for SimGuests {
             }
             Ok(())
         })
+    }
+
+    fn ensure_service(&self, id: &SandboxId, _service: &Service) -> Result<()> {
+        self.0.call("cannot give a guest its service", |state| answers(state, id))
     }
 
     fn request_shutdown(&self, id: &SandboxId, _grace_ms: u64) -> Result<()> {

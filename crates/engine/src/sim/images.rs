@@ -3,7 +3,8 @@
 use super::{IMAGES, KERNELS, World, refuse};
 use crate::host::images::{ImageFacts, Images, KernelFacts};
 use crate::host::{HostError, HostErrorKind, Report, Result, Unit, Watch};
-use model::{ByteSize, Change, Digest, ImageName, KernelName};
+use model::service::ImageCommand;
+use model::{Backend, ByteSize, Change, Digest, ImageName, KernelName};
 use std::sync::Arc;
 
 const IMAGE_SIZE: ByteSize = ByteSize::from_gib(2);
@@ -68,6 +69,11 @@ impl Images for SimImages {
         })
     }
 
+    /// Images of this world bring no command.
+    fn image_command(&self, _name: &ImageName) -> Result<Option<ImageCommand>> {
+        self.0.call("cannot read an image's command", |_| Ok(None))
+    }
+
     fn kernels(&self) -> Result<Vec<KernelFacts>> {
         self.0.call("cannot list kernels", |state| {
             let facts = |name: &KernelName| KernelFacts {
@@ -77,6 +83,9 @@ impl Images for SimImages {
                 size: KERNEL_SIZE,
                 created_at: 0,
                 source: "simulation".into(),
+                backends: vec![Backend::Sim],
+                boot_args: Vec::new(),
+                modules: 0,
             };
             Ok(state.kernels.iter().map(facts).collect())
         })

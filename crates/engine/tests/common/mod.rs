@@ -24,6 +24,7 @@ pub fn spec(name: &str) -> SandboxSpec {
         restart: RestartPolicy::No,
         stop_when_idle_s: None,
         ephemeral: false,
+        service: Default::default(),
     }
 }
 

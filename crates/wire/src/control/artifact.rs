@@ -105,6 +105,8 @@ pub struct KernelFacts {
     pub size_bytes: u64,
     pub created_at_ns: u64,
     pub source: String,
+    #[serde(flatten)]
+    pub details: super::KernelDetails,
 }
 
 /// A root file system to make an image of.
@@ -119,7 +121,7 @@ pub struct ImageImport {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct KernelImport {
-    /// Absolute path on the host of an ELF `vmlinux` or a bzImage.
+    /// Absolute path on the host of an ELF `vmlinux`, a bzImage, or a folder that holds one.
     pub vmlinux: String,
     /// Words this kernel needs on its command line.
     pub boot_args: String,

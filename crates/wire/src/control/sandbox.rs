@@ -50,6 +50,9 @@ pub struct Sandbox {
     pub started_at_ns: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm_pid: Option<u32>,
+    /// The image's own command, where the guest runs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service: Vec<String>,
     /// The span tree of the last start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timing: Vec<Span>,
@@ -105,6 +108,9 @@ pub struct CreateRequest {
     pub stop_when_idle_s: Option<u64>,
     pub ephemeral: bool,
     pub no_start: bool,
+    /// What to change of the image's own command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<super::ServiceRequest>,
     /// Answer with the plan instead of carrying it out.
     pub dry_run: bool,
 }
@@ -218,7 +224,7 @@ pub struct PortRow {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[serde(default)]
 pub struct LogsRequest {
-    /// `console` (default), `vmm` or `agent`.
+    /// `console` (default), `vmm`, `agent` or `service`.
     pub source: Option<String>,
     pub follow: bool,
     /// Only the last so many lines.

@@ -5,7 +5,8 @@ use super::Trouble;
 use super::manifest::{self, ImageManifest};
 use super::staging::Staging;
 use crate::host::clock::HostClock;
-use ::images::ext4::{self, Init, Progress, WriteOptions};
+use super::mkfs::MkfsExt4;
+use ::images::ext4::{self, ImageError, Init, Progress, RootfsFacts, WriteOptions};
 use ::images::{Compression, Layer, Limits};
 use engine::host::clock::Clock;
 use engine::host::{Report, Unit, Watch};
@@ -52,7 +53,7 @@ pub fn from_layers(
         }
         wanted(watch)
     };
-    let facts = ext4::write_rootfs(layers, &rootfs, &options, &mut progress)?;
+    let facts = write(layers, &rootfs, &options, staging, &mut progress)?;
     check(&rootfs)?;
     check(&staging.file("work-seed.ext4"))?;
     if facts.dropped_xattrs > 0 {
@@ -63,6 +64,24 @@ pub fn from_layers(
     manifest.system = facts.system.os_release.as_deref().and_then(pretty_name);
     manifest::write(&staging.file("manifest.json"), &manifest)?;
     Ok(())
+}
+
+/// By our own writer; where that cannot lay the image out, by the file system's own, if it can work here.
+fn write(
+    layers: &[Layer],
+    rootfs: &Path,
+    options: &WriteOptions,
+    staging: &Staging,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<RootfsFacts, ImageError> {
+    match ext4::write_rootfs(layers, rootfs, options, progress) {
+        Err(error @ (ImageError::Layout(_) | ImageError::NotUtf8 { .. })) if MkfsExt4::is_possible() => {
+            tracing::warn!(%error, "the image is written by mkfs.ext4 instead");
+            let writer = MkfsExt4 { scratch: staging.path().to_owned() };
+            ext4::write_rootfs_with(&writer, layers, rootfs, options, progress).map_err(|_| error)
+        }
+        outcome => outcome,
+    }
 }
 
 const SPOOL: &str = "layer.tar";
