@@ -49,11 +49,8 @@ pub struct Options {
 impl Options {
     /// The words after `serve`; the error is the word that was not understood.
     pub fn parse(words: &[&str]) -> Result<Options, String> {
-        let mut options = Options {
-            init: InitKind::Agent,
-            listen: Listen::Vsock,
-            service: PathBuf::from(place::FOLDER),
-        };
+        let mut options =
+            Options { init: InitKind::Agent, listen: Listen::Vsock, service: PathBuf::from(place::FOLDER) };
         let mut left = words.iter();
         while let Some(&word) = left.next() {
             match (word, left.next().copied()) {

@@ -119,13 +119,8 @@ pub fn facts(server: &Server) -> Answer {
 
 fn facts_of(place: &Place) -> Result<ServiceFacts, Fault> {
     let service = place.wanted().ok_or_else(none)?;
-    let waiting = ServiceFacts {
-        argv: argv(&service),
-        phase: ServicePhase::Waiting,
-        pid: None,
-        ended: None,
-        restarts: 0,
-    };
+    let waiting =
+        ServiceFacts { argv: argv(&service), phase: ServicePhase::Waiting, pid: None, ended: None, restarts: 0 };
     let Some(State { facts, .. }) = place.state() else { return Ok(waiting) };
     // A supervisor that was killed left its last word behind.
     let orphaned = facts.phase != ServicePhase::Ended && place.supervisor().is_none();
@@ -213,11 +208,8 @@ mod tests {
             ..Service::default()
         };
         let (_folder, place) = place(&service);
-        let own = ExecRequest {
-            argv: words("id"),
-            env: [("B".to_owned(), "2".to_owned())].into(),
-            ..ExecRequest::default()
-        };
+        let own =
+            ExecRequest { argv: words("id"), env: [("B".to_owned(), "2".to_owned())].into(), ..ExecRequest::default() };
         let plain = dress(&place, own.clone());
         assert_eq!((plain.argv.join(" ").as_str(), plain.user.as_deref()), ("id", None));
         assert_eq!(plain.env, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())].into());

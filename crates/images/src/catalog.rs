@@ -244,7 +244,9 @@ mod tests {
         let ImageRecipe::DebianPackages { packages, .. } = &entry.recipe else { panic!("it is made of packages") };
         let listed: std::collections::BTreeSet<&str> = packages.iter().map(String::as_str).collect();
         assert_eq!(listed, packages_of_dockerfile(dockerfile));
-        for needed in ["systemd", "openssh-server", "git", "jq", "curl", "tmux", "build-essential", "docker.io", "docker-compose"] {
+        for needed in
+            ["systemd", "openssh-server", "git", "jq", "curl", "tmux", "build-essential", "docker.io", "docker-compose"]
+        {
             assert!(listed.contains(needed), "{needed}");
         }
     }

@@ -242,7 +242,10 @@ mod tests {
         let env: Vec<_> = service.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(env, ["A=2", "PATH=/app"]);
         assert_eq!((service.user.as_deref(), service.working_folder.as_deref()), (Some("web:www"), Some("/srv")));
-        assert_eq!((service.stop_signal.number(), service.starts, service.restart), (3, true, RestartPolicy::OnFailure));
+        assert_eq!(
+            (service.stop_signal.number(), service.starts, service.restart),
+            (3, true, RestartPolicy::OnFailure)
+        );
     }
 
     #[test]

@@ -38,7 +38,8 @@ fn an_image_of_busybox_alone_boots_and_runs_its_own_command() {
     world.banger(&["vm", "run", "-d", "--name", "bare", "--image", image]).ok();
     await_log(&world, "bare", "hello from /srv/app as 65534\n");
     assert_runs(&world, "bare");
-    let who = world.banger(&["vm", "exec", "bare", "--", "/bin/busybox", "sh", "-c", "echo $GREETING; echo $$ >&2"]).ok();
+    let who =
+        world.banger(&["vm", "exec", "bare", "--", "/bin/busybox", "sh", "-c", "echo $GREETING; echo $$ >&2"]).ok();
     assert_eq!(who.stdout, "hello\n", "a command gets the image's environment");
     world.banger(&["vm", "stop", "bare"]).ok();
     let console = world.banger(&["vm", "logs", "bare"]).ok().stdout;

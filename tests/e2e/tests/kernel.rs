@@ -56,7 +56,8 @@ fn firecrackers_way(vmlinux: &Path, initramfs: &Path) {
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
     qemu.args(["-device", "virtio-rng-device"]);
     qemu.arg("-kernel").arg(vmlinux).arg("-initrd").arg(initramfs).arg("-append").arg(tsc(line));
-    let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("qemu starts");
+    let mut child =
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("qemu starts");
     let mut output = child.stdout.take().expect("it is piped");
     let (sender, said) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -50,10 +50,8 @@ const DEBIAN: Plan = Plan {
     ],
     brings_systemd: true,
 };
-const ALPINE: Plan = Plan {
-    steps: &[&["apk", "update"], &["apk", "add", "--no-progress", "openrc", "openssh"]],
-    brings_systemd: false,
-};
+const ALPINE: Plan =
+    Plan { steps: &[&["apk", "update"], &["apk", "add", "--no-progress", "openrc", "openssh"]], brings_systemd: false };
 const FEDORA: Plan = Plan {
     steps: &[&["dnf", "--assumeyes", "--setopt=install_weak_deps=False", "install", "systemd", "openssh-server"]],
     brings_systemd: true,

@@ -8,10 +8,10 @@ use super::place::{Lock, Place, State};
 use crate::console;
 use crate::exec::child::{self, Group, Running};
 use crate::exec::pipe::Output;
+use rustix::process::Signal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -64,13 +64,8 @@ async fn supervise(place: Place) -> std::io::Result<()> {
     let stop = signal(SignalKind::terminate())?;
     let Some(lock) = lock(&place).await? else { return Ok(()) };
     let Some(service) = place.wanted().filter(|service| service.starts) else { return Ok(()) };
-    let facts = ServiceFacts {
-        argv: super::argv(&service),
-        phase: ServicePhase::Waiting,
-        pid: None,
-        ended: None,
-        restarts: 0,
-    };
+    let facts =
+        ServiceFacts { argv: super::argv(&service), phase: ServicePhase::Waiting, pid: None, ended: None, restarts: 0 };
     let log = Log::open(&place);
     Supervisor { place, service, log, stop, facts, _lock: lock }.keep_running().await;
     Ok(())

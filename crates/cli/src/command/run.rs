@@ -202,7 +202,8 @@ async fn give_up(context: &Context, vm: &Sandbox, rm: bool, failure: Failure) ->
 
 /// What runs attached is no service; what runs as one gets the variables, the user and the folder that were named.
 fn service(args: &RunArgs, attached: bool) -> Outcome<ServiceRequest> {
-    let entrypoint = args.entrypoint.as_ref().map(|program| if program.is_empty() { vec![] } else { vec![program.clone()] });
+    let entrypoint =
+        args.entrypoint.as_ref().map(|program| if program.is_empty() { vec![] } else { vec![program.clone()] });
     let restart = args.service_restart.clone();
     if attached && !args.detach {
         return Ok(ServiceRequest { entrypoint, restart, off: true, ..ServiceRequest::default() });

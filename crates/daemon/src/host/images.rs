@@ -207,7 +207,8 @@ impl Library {
     /// The files of a kernel that is here, by what they are.
     pub fn kernel_files_of(&self, name: &KernelName) -> Vec<(&'static str, std::path::PathBuf)> {
         let kernel = self.layout.kernel(name);
-        let files = [("vmlinux", "vmlinux"), ("modules", "modules"), ("config", "config"), ("manifest", "manifest.json")];
+        let files =
+            [("vmlinux", "vmlinux"), ("modules", "modules"), ("config", "config"), ("manifest", "manifest.json")];
         let files = files.map(|(what, file)| (what, kernel.join(file)));
         files.into_iter().filter(|(_, path)| path.exists()).collect()
     }
@@ -453,7 +454,8 @@ impl Images for Library {
     }
 
     fn image_command(&self, name: &ImageName) -> Result<Option<ImageCommand>> {
-        Ok(ImageManifest::read(&self.layout.image_manifest(name)).and_then(|manifest| command::command_of(&manifest.config)))
+        Ok(ImageManifest::read(&self.layout.image_manifest(name))
+            .and_then(|manifest| command::command_of(&manifest.config)))
     }
 
     fn kernels(&self) -> Result<Vec<KernelFacts>> {

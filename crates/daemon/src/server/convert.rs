@@ -306,7 +306,12 @@ pub fn kernel_facts(facts: &engine::host::images::KernelFacts) -> wire_control::
         source: facts.source.clone(),
         details: wire_control::KernelDetails {
             // Nothing real boots in a simulation.
-            backends: facts.backends.iter().filter(|backend| **backend != model::Backend::Sim).map(|backend| backend.word().to_owned()).collect(),
+            backends: facts
+                .backends
+                .iter()
+                .filter(|backend| **backend != model::Backend::Sim)
+                .map(|backend| backend.word().to_owned())
+                .collect(),
             boot_args: facts.boot_args.join(" "),
             modules: Some(facts.modules as u64),
             ..wire_control::KernelDetails::default()

@@ -121,7 +121,11 @@ fn row(socket: ListeningSocket, published: &[PortForward]) -> PortRow {
     }
 }
 
-pub(super) async fn ask<T: serde::de::DeserializeOwned>(app: &App, sandbox: &Sandbox, path: &str) -> Result<T, Refusal> {
+pub(super) async fn ask<T: serde::de::DeserializeOwned>(
+    app: &App,
+    sandbox: &Sandbox,
+    path: &str,
+) -> Result<T, Refusal> {
     let vsock = app.layout.vsock(&sandbox.id);
     guest::get(&vsock, path).await.map_err(|error| Refusal(guest_fault(sandbox.name(), &error)))
 }

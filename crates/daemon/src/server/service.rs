@@ -76,7 +76,8 @@ pub async fn log(app: &App, sandbox: &Sandbox, request: &LogsRequest) -> Result<
     }
     if sandbox.state != model::State::Running {
         let name = sandbox.name();
-        let message = format!("cannot read the log of the command in {name}: it lies in the guest, which is {}", sandbox.state);
+        let message =
+            format!("cannot read the log of the command in {name}: it lies in the guest, which is {}", sandbox.state);
         let hint = format!("`banger vm logs {name}` has what the command last wrote on the console");
         return Err(Refusal(Fault::new(FaultKind::Refused, message).with_hint(hint)));
     }
@@ -86,7 +87,9 @@ pub async fn log(app: &App, sandbox: &Sandbox, request: &LogsRequest) -> Result<
     let question = question.expect("a path of ours is valid");
     let answer = tokio::time::timeout(guest::CALL_TIMEOUT, guest::send(&app.layout.vsock(&sandbox.id), question)).await;
     let answer = answer
-        .unwrap_or_else(|_| Err(guest::GuestError::Silent { call: "GET /service/log".into(), within: guest::CALL_TIMEOUT }))
+        .unwrap_or_else(|_| {
+            Err(guest::GuestError::Silent { call: "GET /service/log".into(), within: guest::CALL_TIMEOUT })
+        })
         .map_err(|error| Refusal(guest_fault(sandbox.name(), &error)))?;
     match answer.status() {
         StatusCode::OK => Ok(Body::new(answer.into_body())),

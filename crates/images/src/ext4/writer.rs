@@ -153,8 +153,8 @@ impl Plan {
     ) -> Result<(), ImageError> {
         self.size.begin_directory();
         let names = || volume.tree.children(directory).map(|(name, _)| name);
-        let mut stand_ins = names::stand_ins(&names, &volume.uuid)
-            .map_err(|name| ImageError::NotUtf8 { name: text::show(name) })?;
+        let mut stand_ins =
+            names::stand_ins(&names, &volume.uuid).map_err(|name| ImageError::NotUtf8 { name: text::show(name) })?;
         for (name, id) in volume.tree.children(directory) {
             let node = volume.tree.node(id);
             if directory == volume.root && name == b"lost+found" {
@@ -198,11 +198,8 @@ impl Plan {
 
     /// What was written as something else, with the paths as they were written.
     fn repairs(&self, volume: &Volume<'_>) -> Repairs {
-        let parents: HashMap<NodeId, (NodeId, &str)> = self
-            .directories
-            .iter()
-            .filter_map(|(id, parent, name)| Some((*id, ((*parent)?, name.as_str()))))
-            .collect();
+        let parents: HashMap<NodeId, (NodeId, &str)> =
+            self.directories.iter().filter_map(|(id, parent, name)| Some((*id, ((*parent)?, name.as_str())))).collect();
         let path = |mut directory: NodeId| {
             let mut path = Vec::new();
             while let Some((parent, name)) = parents.get(&directory) {
@@ -218,11 +215,9 @@ impl Plan {
             real: real.clone(),
         });
         let targets = self.others.iter().filter_map(|(id, directory, name)| match &volume.tree.node(*id).kind {
-            NodeKind::Symlink(target) if str::from_utf8(target).is_err() => Some(TargetRepair {
-                directory: path(*directory),
-                written: name.clone(),
-                real: target.to_vec(),
-            }),
+            NodeKind::Symlink(target) if str::from_utf8(target).is_err() => {
+                Some(TargetRepair { directory: path(*directory), written: name.clone(), real: target.to_vec() })
+            }
             _ => None,
         });
         Repairs { names: names.collect(), targets: targets.collect() }

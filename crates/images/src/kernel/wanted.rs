@@ -104,10 +104,32 @@ mod tests {
         assert!(wanted.groups.iter().all(|group| !group.why.is_empty() && !group.options.is_empty()));
         // What the issue of this kernel names, one option each.
         for needed in [
-            "VIRTIO_MMIO", "VIRTIO_PCI", "VIRTIO_BLK", "VIRTIO_NET", "VIRTIO_VSOCKETS", "VIRTIO_BALLOON",
-            "HW_RANDOM_VIRTIO", "EXT4_FS", "OVERLAY_FS", "EROFS_FS", "VFAT_FS", "NF_TABLES", "IP_NF_IPTABLES", "BRIDGE",
-            "VETH", "TUN", "WIREGUARD", "USER_NS", "NET_NS", "MEMCG", "CGROUP_BPF", "BPF_SYSCALL", "IO_URING", "VMGENID",
-            "PTP_1588_CLOCK_KVM", "KVM_GUEST",
+            "VIRTIO_MMIO",
+            "VIRTIO_PCI",
+            "VIRTIO_BLK",
+            "VIRTIO_NET",
+            "VIRTIO_VSOCKETS",
+            "VIRTIO_BALLOON",
+            "HW_RANDOM_VIRTIO",
+            "EXT4_FS",
+            "OVERLAY_FS",
+            "EROFS_FS",
+            "VFAT_FS",
+            "NF_TABLES",
+            "IP_NF_IPTABLES",
+            "BRIDGE",
+            "VETH",
+            "TUN",
+            "WIREGUARD",
+            "USER_NS",
+            "NET_NS",
+            "MEMCG",
+            "CGROUP_BPF",
+            "BPF_SYSCALL",
+            "IO_URING",
+            "VMGENID",
+            "PTP_1588_CLOCK_KVM",
+            "KVM_GUEST",
         ] {
             assert!(settings.iter().any(|setting| **setting == format!("CONFIG_{needed}=y")), "{needed}");
         }

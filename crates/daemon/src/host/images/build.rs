@@ -22,14 +22,20 @@ use std::process::Command;
 pub enum Source {
     /// Debian's `linux-source-6.1`; its newest where the name is `linux-source`.
     Package(String),
-    Archive { path: PathBuf, trust: Trust },
+    Archive {
+        path: PathBuf,
+        trust: Trust,
+    },
 }
 
 /// Why an archive may be built: making a kernel runs what its makefiles say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// A detached signature by a key of this keyring. kernel.org signs the archive as it is before it is packed.
-    Signed { signature: PathBuf, keyring: PathBuf },
+    Signed {
+        signature: PathBuf,
+        keyring: PathBuf,
+    },
     Unverified,
 }
 
@@ -123,7 +129,9 @@ fn packages_file(name: &str, staging: &Staging, watch: &dyn Watch) -> Result<Pat
             let depends = apt.run("apt-cache", &["depends", "--important", name], watch)?;
             let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
             let newest = names.map(str::trim).find(|name| name.starts_with("linux-source-"));
-            newest.map(str::to_owned).ok_or_else(|| Trouble::NotFound("linux-source depends on no source".to_owned()))?
+            newest
+                .map(str::to_owned)
+                .ok_or_else(|| Trouble::NotFound("linux-source depends on no source".to_owned()))?
         }
         given => given.to_owned(),
     };
@@ -147,7 +155,12 @@ fn verify(archive: &Path, trust: &Trust, staging: &Staging, watch: &dyn Watch) -
             archive
         };
         let mut gpgv = Command::new("gpgv");
-        gpgv.arg("--homedir").arg(&home).args(["--status-fd", "1", "--keyring"]).arg(keyring).arg(signature).arg(signed);
+        gpgv.arg("--homedir")
+            .arg(&home)
+            .args(["--status-fd", "1", "--keyring"])
+            .arg(keyring)
+            .arg(signature)
+            .arg(signed);
         match run("gpgv", &mut gpgv, watch, &mut |line| tracing::info!(target: "gpgv", "{line}")) {
             Ok(said) => {
                 let _ = fs::remove_file(&unpacked);
@@ -164,10 +177,14 @@ fn verify(archive: &Path, trust: &Trust, staging: &Staging, watch: &dyn Watch) -
 
 /// The key's fingerprint. gpgv's status lines say VALIDSIG also of expired and revoked keys, so GOODSIG must be there, too.
 fn valid(status: &str) -> Result<String, Trouble> {
-    let words = |name: &str| status.lines().find_map(|line| line.strip_prefix("[GNUPG:] ")?.strip_prefix(name)).map(str::trim);
+    let words =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix("[GNUPG:] ")?.strip_prefix(name)).map(str::trim);
     match (words("GOODSIG "), words("VALIDSIG ")) {
         (Some(_), Some(rest)) => Ok(rest.split(' ').next().unwrap_or_default().to_owned()),
-        _ => Err(Trouble::Unfit { sentence: "the signature's key is expired, revoked or unknown".to_owned(), hint: None }),
+        _ => Err(Trouble::Unfit {
+            sentence: "the signature's key is expired, revoked or unknown".to_owned(),
+            hint: None,
+        }),
     }
 }
 
@@ -305,7 +322,8 @@ mod tests {
     fn an_archive_without_a_kernel_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let archive = folder.path().join("x.tar");
-        let made = Command::new("tar").args(["--create", "--file"]).arg(&archive).args(["-C", "/etc", "hostname"]).status();
+        let made =
+            Command::new("tar").args(["--create", "--file"]).arg(&archive).args(["-C", "/etc", "hostname"]).status();
         assert!(made.unwrap().success());
         let staging = Staging::begin(folder.path()).unwrap();
         assert!(matches!(unpack(&archive, &staging, &Unwatched), Err(Trouble::NotFound(_))));

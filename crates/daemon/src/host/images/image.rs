@@ -3,9 +3,9 @@
 
 use super::Trouble;
 use super::manifest::{self, ImageManifest};
+use super::mkfs::MkfsExt4;
 use super::staging::Staging;
 use crate::host::clock::HostClock;
-use super::mkfs::MkfsExt4;
 use ::images::ext4::{self, ImageError, Init, Progress, RootfsFacts, WriteOptions};
 use ::images::{Compression, Layer, Limits};
 use engine::host::clock::Clock;

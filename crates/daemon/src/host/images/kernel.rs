@@ -67,7 +67,9 @@ fn locate(given: &Path) -> std::result::Result<(PathBuf, Option<PathBuf>), Troub
         return Ok((given.to_owned(), None));
     }
     let is_kernel = |name: &str| {
-        matches!(name, "vmlinux" | "vmlinuz" | "bzImage") || name.starts_with("vmlinux-") || name.starts_with("vmlinuz-")
+        matches!(name, "vmlinux" | "vmlinuz" | "bzImage")
+            || name.starts_with("vmlinux-")
+            || name.starts_with("vmlinuz-")
     };
     let one = |folder: &Path, wanted: &dyn Fn(&str) -> bool| {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -82,7 +84,12 @@ fn locate(given: &Path) -> std::result::Result<(PathBuf, Option<PathBuf>), Troub
     }
     let kernel = match kernels.as_slice() {
         [kernel] => kernel.clone(),
-        [] => return Err(Trouble::NotFound(format!("{} holds no kernel: no vmlinux, vmlinuz or bzImage", given.display()))),
+        [] => {
+            return Err(Trouble::NotFound(format!(
+                "{} holds no kernel: no vmlinux, vmlinuz or bzImage",
+                given.display()
+            )));
+        }
         _ => return Err(Trouble::NotFound(format!("{} holds more than one kernel: name the file", given.display()))),
     };
     let releases = one(&given.join("lib/modules"), &|name| name.starts_with(|c: char| c.is_ascii_digit()));
