@@ -44,12 +44,19 @@ pub fn debian_offline() -> PathBuf {
 
 /// The default image, whole, with a command of its own beside its systemd.
 pub fn debian_service() -> PathBuf {
+    let image = format!("images/{DEBIAN_SERVICE}");
     made_once("foreign-debian-service", |world| {
-        world.banger(&["kernel", "pull", KERNEL]).ok();
-        world.banger(&["image", "pull", crate::artifacts::DEBIAN_IMAGE]).ok();
-        let image = |name: &str| world.state().join("images").join(name);
-        let renamed = std::fs::rename(image(crate::artifacts::DEBIAN_IMAGE), image(DEBIAN_SERVICE));
-        renamed.expect("an image can be renamed");
+        // The default image under another name, made once for all tests.
+        let made = crate::artifacts::debian();
+        for (from, to) in [
+            ("kernels".into(), "kernels".into()),
+            (format!("images/{}", crate::artifacts::DEBIAN_IMAGE), image.clone()),
+        ] {
+            let to: PathBuf = world.state().join(to);
+            std::fs::create_dir_all(to.parent().expect("it lies in a folder")).expect("a folder can be made");
+            let copied = Command::new("cp").args(["-a", "--sparse=always"]).arg(made.join(from)).arg(&to).status();
+            assert!(copied.expect("cp runs").success(), "cannot copy to {}", to.display());
+        }
         configure(world, DEBIAN_SERVICE, &loop_config("/bin/sh", "nobody:nogroup"));
     })
 }
