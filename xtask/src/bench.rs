@@ -3,6 +3,7 @@
 mod bare;
 mod convert;
 mod fleet;
+mod ssh;
 
 use crate::{build, process};
 use anyhow::{Context, Result, bail};
@@ -15,13 +16,14 @@ use std::time::{Duration, Instant};
 const SAMPLE: &str = "banger-bench-sample";
 const SHAPE: &[&str] = &["--vmm", "qemu", "--init", "agent", "--vcpu", "1", "--memory", "512"];
 const RUNS: usize = 7;
-const NAMES: &str = "`create`, `fleet`, `convert`";
+const NAMES: &str = "`create`, `fleet`, `convert`, `ssh`";
 
 pub fn run(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("create") => create(),
         Some("fleet") => fleet::run(),
         Some("convert") => convert::run(),
+        Some("ssh") => ssh::run(),
         Some(name) => bail!("there is no benchmark `{name}`; there are {NAMES}"),
         None => bail!("name a benchmark: {NAMES}"),
     }

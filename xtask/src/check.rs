@@ -9,13 +9,14 @@ use std::path::Path;
 /// crate → what it may use. An arrow that is not here is forbidden.
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("files", &[]),
     ("wire", &["model"]),
     ("images", &["model"]),
     ("engine", &["model"]),
-    ("daemon", &["engine", "images", "model", "wire"]),
+    ("daemon", &["engine", "files", "images", "model", "wire"]),
     ("helper", &["model", "wire"]),
-    ("agent", &["model", "wire"]),
-    ("cli", &["model", "wire"]),
+    ("agent", &["files", "model", "wire"]),
+    ("cli", &["files", "model", "wire"]),
     ("e2e", &["wire"]),
     ("xtask", &[]),
 ];

@@ -1,34 +1,43 @@
 //! `/files`: tar archives into and out of the guest, streamed: at most [`CHUNKS`] pieces are held, at the pace of the slower side.
 //!
-//! The archive work blocks and runs on a thread of its own; a channel joins it to the connection. What an archive may do
-//! is bounded by its folder: an entry that would leave it, also through a symbolic link, is refused.
+//! The archive work is `files`' and blocks, so it runs on a thread of its own; a channel joins it to the connection. What an
+//! archive may do is bounded by its folder: an entry that would leave it, also through a symbolic link, is refused.
 
 use crate::http::{self, Answer, Body, Request, io_fault};
+use ::files::{Owner, PackOptions, Trust, UnpackOptions};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{Response, StatusCode, header};
 use rustix::fs::{AtFlags, Timespec, Timestamps};
-use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
-use tar::{Builder, EntryType, Header};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use wire::guest::{FileFacts, FileKind};
 use wire::{Fault, FaultKind};
 
 const CHUNKS: usize = 4;
 const CHUNK_BYTES: usize = 64 * 1024;
+/// 10 s for a sender to notice that its archive is not taken: closing at once could cut off the word that says why.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 type Piece = io::Result<Bytes>;
 
 /// `PUT`: unpacks the body below the folder.
 pub async fn unpack(request: Request) -> Answer {
     let folder = absolute(http::required(&request, "path")?)?;
+    let owner = match http::optional(&request, "owner").as_deref() {
+        None => Owner::AsArchived,
+        Some("root") => Owner::Of { uid: 0, gid: 0 },
+        Some(_) => return Err(Fault::new(FaultKind::Invalid, "the owner of files is `root`, or as archived")),
+    };
+    let options = UnpackOptions { owner, trust: Trust::Own };
     let attempt = unpack_fault(format!("unpack into {}", folder.display()));
-    receive(request, move |body| unpack_below(&folder, body)).await.map_err(attempt)?;
+    receive(request, move |body| ::files::unpack(&folder, options, body)).await.map_err(attempt)?;
     http::status(StatusCode::NO_CONTENT)
 }
 
@@ -48,16 +57,24 @@ pub async fn receive<T: Send + 'static>(
         }
     }
     drop(pieces);
-    work.await.map_err(io::Error::other).flatten()
+    let done = work.await.map_err(io::Error::other).flatten();
+    if done.is_err() {
+        tokio::spawn(tokio::time::timeout(DRAIN_WITHIN, async move { while let Some(Ok(_)) = body.frame().await {} }));
+    }
+    done
 }
 
-/// The library says `Other` of what is wrong with an archive; what is wrong with a disk has a kind of its own.
+/// What is wrong with an archive is the sender's; what is wrong with a disk has a kind of its own.
 pub fn unpack_fault(attempt: String) -> impl FnOnce(io::Error) -> Fault {
     move |error| match error.kind() {
         io::ErrorKind::Other | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
             Fault::new(FaultKind::Invalid, format!("cannot {attempt}"))
                 .with_cause(error.to_string())
                 .with_sources(&error)
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            let fault = Fault::new(FaultKind::Refused, format!("cannot {attempt}: the guest's disk is full"));
+            fault.with_cause(error.to_string()).with_hint("what was copied so far is there; make room and copy again")
         }
         _ => io_fault(attempt)(error),
     }
@@ -66,12 +83,15 @@ pub fn unpack_fault(attempt: String) -> impl FnOnce(io::Error) -> Fault {
 /// `GET`: the archive as a stream. What is known to be wrong before it starts is a fault; later failures cut it short.
 pub fn pack(request: &Request) -> Answer {
     let path = absolute(http::required(request, "path")?)?;
+    let name = http::optional(request, "name").map(PathBuf::from);
+    let follow = http::optional(request, "follow").as_deref() == Some("true");
+    let options = PackOptions { name, follow, ..PackOptions::default() };
     fs::symlink_metadata(&path).map_err(io_fault(format!("read {}", path.display())))?;
     let (pieces, outgoing) = mpsc::channel::<Piece>(CHUNKS);
     tokio::task::spawn_blocking(move || {
         let failed = pieces.clone();
         let output = BufWriter::with_capacity(CHUNK_BYTES, Outgoing(pieces));
-        if let Err(error) = pack_tree(&path, output) {
+        if let Err(error) = ::files::pack(&path, &options, output, &mut |_| {}) {
             let _ = failed.blocking_send(Err(error));
         }
     });
@@ -84,6 +104,25 @@ pub fn pack(request: &Request) -> Answer {
         .header(header::CONTENT_TYPE, "application/x-tar")
         .body(body)
         .map_err(|error| Fault::new(FaultKind::Internal, "cannot answer").with_cause(error.to_string()))
+}
+
+/// `/stat`: what lies at the end of a path and of its links.
+pub fn stat(request: &Request) -> Answer {
+    let path = absolute(http::required(request, "path")?)?;
+    let read = |path: &PathBuf| match fs::canonicalize(path) {
+        Ok(real) => Ok((fs::metadata(&real)?, real)),
+        // A link that leads nowhere is there all the same.
+        Err(error) => fs::symlink_metadata(path).map(|facts| (facts, path.clone())).map_err(|_| error),
+    };
+    let (facts, real) = read(&path).map_err(io_fault(format!("look at {}", path.display())))?;
+    let kind = match () {
+        () if facts.is_file() => FileKind::File,
+        () if facts.is_dir() => FileKind::Folder,
+        () => FileKind::Other,
+    };
+    let path = real.into_os_string().into_string();
+    let path = path.map_err(|_| Fault::new(FaultKind::Invalid, "the path leads to a name that is not UTF-8"))?;
+    http::json(&FileFacts { kind, size: facts.len(), mode: facts.mode() & 0o7777, path })
 }
 
 pub fn absolute(path: String) -> Result<PathBuf, Fault> {
@@ -128,142 +167,14 @@ impl Write for Outgoing {
     }
 }
 
-/// Folders get their modes and times last: a folder without write permission must not keep its own files out.
+/// Everything as the archive says.
 pub fn unpack_below(folder: &Path, input: impl Read) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let folder = fs::canonicalize(folder)?;
-    let mut archive = tar::Archive::new(input);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
-    archive.set_unpack_xattrs(true);
-    let mut folders = Vec::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let name = entry.path()?.into_owned();
-        check_inside(&name)?;
-        if entry.header().entry_type() == EntryType::Directory {
-            make_inside(&folder, &name)?;
-            folders.push(entry);
-        } else if !entry.unpack_in(&folder)? {
-            return Err(outside(&name));
-        }
-    }
-    folders.sort_by(|a, b| b.path_bytes().cmp(&a.path_bytes()));
-    for mut entry in folders {
-        let name = entry.path()?.into_owned();
-        if !entry.unpack_in(&folder)? {
-            return Err(outside(&name));
-        }
-        set_time(&folder.join(name), entry.header().mtime()?)?;
-    }
-    Ok(())
+    let options = UnpackOptions { owner: Owner::AsArchived, trust: Trust::Own };
+    ::files::unpack(folder, options, input).map(drop)
 }
 
-/// The library leaves a folder with the time of its last child.
 pub fn set_time(path: &Path, seconds: u64) -> io::Result<()> {
     let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };
     Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-/// Makes the folders of `name` one by one: a symbolic link on the way may not lead out of `folder`.
-fn make_inside(folder: &Path, name: &Path) -> io::Result<()> {
-    let mut path = folder.to_owned();
-    for part in name.components() {
-        path.push(part);
-        match fs::symlink_metadata(&path) {
-            Ok(facts) if facts.is_dir() => {}
-            Ok(_) if fs::canonicalize(&path).is_ok_and(|target| target.starts_with(folder) && target.is_dir()) => {}
-            Ok(_) => return Err(outside(name)),
-            Err(_) => fs::create_dir(&path)?,
-        }
-    }
-    Ok(())
-}
-
-fn check_inside(name: &Path) -> io::Result<()> {
-    if name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Ok(());
-    }
-    Err(outside(name))
-}
-
-fn outside(name: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("the entry {} would leave the folder", name.display()))
-}
-
-/// Walks one tree and writes it down.
-struct Packer<W: Write> {
-    archive: Builder<W>,
-    device: u64,
-    /// Files with several names, by device and number: the second name becomes a link to the first.
-    linked: HashMap<(u64, u64), PathBuf>,
-}
-
-fn pack_tree(path: &Path, output: impl Write) -> io::Result<()> {
-    let facts = fs::symlink_metadata(path)?;
-    let mut archive = Builder::new(output);
-    archive.follow_symlinks(false);
-    archive.sparse(false);
-    let mut packer = Packer { archive, device: facts.dev(), linked: HashMap::new() };
-    let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
-    packer.add(path, &name, &facts)?;
-    packer.archive.into_inner()?.flush()
-}
-
-impl<W: Write> Packer<W> {
-    fn add(&mut self, path: &Path, name: &Path, facts: &Metadata) -> io::Result<()> {
-        let kind = facts.file_type();
-        // Only a folder can lead to another file system, and on an overlay only folders show its own number.
-        if kind.is_socket() || kind.is_dir() && facts.dev() != self.device {
-            return Ok(());
-        }
-        if kind.is_dir() {
-            self.archive.append_dir(name, path)?;
-            return self.add_children(path, name);
-        }
-        if !kind.is_file() {
-            return self.archive.append_path_with_name(path, name);
-        }
-        if facts.nlink() > 1 {
-            if let Some(first) = self.linked.get(&(facts.dev(), facts.ino())) {
-                let mut header = header_of(facts);
-                header.set_entry_type(EntryType::Link);
-                header.set_size(0);
-                return self.archive.append_link(&mut header, name, first);
-            }
-            self.linked.insert((facts.dev(), facts.ino()), name.to_owned());
-        }
-        self.add_file(path, name)
-    }
-
-    /// A file that shrinks meanwhile is filled up with zeros, as tar does: its size is already written.
-    fn add_file(&mut self, path: &Path, name: &Path) -> io::Result<()> {
-        let file = File::open(path)?;
-        let facts = file.metadata()?;
-        let content = file.take(facts.len()).chain(io::repeat(0)).take(facts.len());
-        self.archive.append_data(&mut header_of(&facts), name, content)
-    }
-
-    /// In name order, so that one tree is always one archive. What vanishes meanwhile is left out.
-    fn add_children(&mut self, path: &Path, name: &Path) -> io::Result<()> {
-        let mut children: Vec<PathBuf> =
-            fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
-        children.sort();
-        for child in children {
-            let facts = match fs::symlink_metadata(&child) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                facts => facts?,
-            };
-            let Some(own) = child.file_name() else { continue };
-            self.add(&child, &name.join(own), &facts)?;
-        }
-        Ok(())
-    }
-}
-
-fn header_of(facts: &Metadata) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_metadata(facts);
-    header
 }

@@ -1,9 +1,17 @@
-//! `GET /ports`: what listens in the guest and which process it is, from /proc.
+//! `GET /ports`: what listens in the guest and which process it is, from /proc; once, or again after each change.
 
+use crate::http::{Answer, Body};
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper::{Response, header};
 use std::collections::HashMap;
 use std::fs::{read_dir, read_link, read_to_string};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use wire::guest::{ListeningSocket, Ports};
+use std::time::Duration;
+use wire::guest::{ListeningSocket, PORTS_WATCH_MS, Ports};
+use wire::{Fault, FaultKind};
 
 /// A line of /proc/net/{tcp,tcp6,udp,udp6} that waits for peers.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,14 +21,11 @@ struct Entry {
     inode: u64,
 }
 
+const TABLES: &[(&str, &str)] =
+    &[("tcp", "/proc/net/tcp"), ("tcp", "/proc/net/tcp6"), ("udp", "/proc/net/udp"), ("udp", "/proc/net/udp6")];
+
 pub fn listening() -> Ports {
-    let mut found = Vec::new();
-    for (protocol, path) in
-        [("tcp", "/proc/net/tcp"), ("tcp", "/proc/net/tcp6"), ("udp", "/proc/net/udp"), ("udp", "/proc/net/udp6")]
-    {
-        let table = read_to_string(path).unwrap_or_default();
-        found.extend(table.lines().filter_map(|line| parse(protocol, line)).map(|entry| (protocol, entry)));
-    }
+    let found = entries(|_| true);
     let wanted: Vec<u64> = found.iter().map(|(_, entry)| entry.inode).collect();
     let owners = owners(&wanted);
     let mut listening: Vec<ListeningSocket> = found
@@ -38,6 +43,46 @@ pub fn listening() -> Ports {
         .collect();
     listening.sort_by(|a, b| (a.port, &a.protocol, &a.address).cmp(&(b.port, &b.protocol, &b.address)));
     Ports { listening }
+}
+
+/// Where this port is listened on.
+pub fn addresses(protocol: &str, port: u16) -> Vec<IpAddr> {
+    let found = entries(|other| other == protocol).into_iter();
+    found.filter(|(_, entry)| entry.port == port).map(|(_, entry)| entry.address).collect()
+}
+
+/// `?watch=true`: what listens, again after each change of what listens on TCP; `wire::guest` says why by looking.
+pub fn watch() -> Answer {
+    let interval = tokio::time::interval(Duration::from_millis(PORTS_WATCH_MS));
+    let lines = stream::unfold((interval, None), async |(mut interval, mut before)| {
+        loop {
+            interval.tick().await;
+            let now = entries(|protocol| protocol == "tcp");
+            if before.as_ref() != Some(&now) {
+                before = Some(now);
+                break;
+            }
+        }
+        let line = serde_json::to_vec(&listening()).map_err(std::io::Error::other).map(|mut line| {
+            line.push(b'\n');
+            Frame::data(Bytes::from(line))
+        });
+        Some((line, (interval, before)))
+    });
+    let body: Body = BodyExt::boxed(StreamBody::new(lines));
+    Response::builder()
+        .header(header::CONTENT_TYPE, "application/x-ndjson")
+        .body(body)
+        .map_err(|error| Fault::new(FaultKind::Internal, "cannot answer").with_cause(error.to_string()))
+}
+
+fn entries(wanted: impl Fn(&str) -> bool) -> Vec<(&'static str, Entry)> {
+    let mut found = Vec::new();
+    for (protocol, path) in TABLES.iter().filter(|(protocol, _)| wanted(protocol)) {
+        let table = read_to_string(path).unwrap_or_default();
+        found.extend(table.lines().filter_map(|line| parse(protocol, line)).map(|entry| (*protocol, entry)));
+    }
+    found
 }
 
 /// Columns: number, local, remote, state, queues, timer, retransmits, uid, timeout, inode. A listening TCP socket is in

@@ -27,6 +27,8 @@ use wire::{Fault, FaultKind};
 
 /// 1024 connections at once: a host that opens more waits in the listener's queue.
 const CONNECTION_LIMIT: usize = 1024;
+/// Connections that wait in the listener's queue.
+const QUEUE_LIMIT: i32 = 1024;
 /// 30 s for a peer to say what it wants.
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
 /// 1 min of telling a host that does not listen (yet) that the guest is ready.
@@ -127,6 +129,9 @@ async fn listen(options: &Options) -> io::Result<Infallible> {
                 console::say(&format!("{fault}: {}", fault.causes.join(": ")));
             }
             let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT))?;
+            // The library leaves room for 128 that wait: a host that opens 200 channels at once would be refused some of
+            // them. A shorter queue is no reason not to serve.
+            let _ = rustix::net::listen(&listener, QUEUE_LIMIT);
             tokio::spawn(report_ready(options.init));
             accept(&server, async || listener.accept().await.map(|(stream, _)| stream)).await
         }
@@ -189,7 +194,10 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
     match (request.method(), path.as_str()) {
         (&Method::GET, "/healthz") => http::json(&health::health(server).await),
         (&Method::GET, "/metrics") => http::json(&metrics::read()),
-        (&Method::GET, "/ports") => http::json(&ports::listening()),
+        (&Method::GET, "/ports") => match http::optional(&request, "watch").as_deref() {
+            Some("true") => ports::watch(),
+            _ => http::json(&ports::listening()),
+        },
         (&Method::GET, "/service") => service::facts(server),
         (&Method::POST, "/service") => service::ensure(server, request).await,
         (&Method::GET, "/service/log") => service::read_log(server, &request),
@@ -197,6 +205,7 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
         (&Method::GET, "/stream") => stream::upgrade(&server.tickets, request).await,
         (&Method::GET, "/listen") => listen::upgrade(&server.tickets, request),
         (&Method::GET, "/files") => files::pack(&request),
+        (&Method::GET, "/stat") => files::stat(&request),
         (&Method::PUT, "/files") => files::unpack(request).await,
         (&Method::PUT, "/workspace") => workspace::put(request).await,
         (&Method::GET, "/workspace") => workspace::state(&request).await,

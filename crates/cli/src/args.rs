@@ -2,9 +2,9 @@
 //! landing pages and what all verbs share.
 
 use crate::command::{
-    audit, completion, create, daemon, delete, doctor, events, exec, health, history, image, internal, kernel, kill,
-    list, logs, pause, ping, ports, prune, rename, reset, restart, run, service, set, shell, show, ssh, ssh_config,
-    start, stats, stop, version, workspace,
+    audit, completion, copy, create, daemon, delete, doctor, events, exec, health, history, image, internal, kernel,
+    kill, list, logs, pause, ping, port, ports, prune, rename, reset, restart, run, service, set, shell, show, ssh,
+    ssh_config, start, stats, stop, version, workspace,
 };
 use crate::render::Output;
 use clap::{Args, Parser, Subcommand};
@@ -101,6 +101,13 @@ Look after the kernels that sandboxes boot.
 An image names the kernel that it wants, so there is rarely a reason to choose. `banger kernel list` shows what is here; \
 `banger vm run --kernel NAME` takes another one.";
 
+const PORT_PAGE: &str = "\
+Publish ports of a running sandbox, or withdraw them.
+
+A published port leads from this host to a service in the guest, over the agent: the guest needs no network for it, and a \
+service on the guest's own loopback is reached, too. `banger vm run -p 8080:80` publishes from the start, `banger vm port \
+add` later, `banger vm port auto` whatever the guest listens on.";
+
 const DAEMON_PAGE: &str = "\
 Show, start or stop bangerd.
 
@@ -135,10 +142,14 @@ pub enum VmCommand {
     Exec(exec::ExecArgs),
     Shell(shell::ShellArgs),
     Ssh(ssh::SshArgs),
+    Cp(copy::CopyArgs),
     Logs(logs::LogsArgs),
     Health(health::HealthArgs),
     Ping(ping::PingArgs),
     Stats(stats::StatsArgs),
+    /// Publish ports of a running sandbox, or withdraw them
+    #[command(subcommand, long_about = PORT_PAGE, arg_required_else_help = true)]
+    Port(port::PortCommand),
     Ports(ports::PortsArgs),
     Service(service::ServiceArgs),
     Set(set::SetArgs),

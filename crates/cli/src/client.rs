@@ -27,14 +27,17 @@ pub use tunnel::Tunnel;
 pub use upgrade::Socket;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use futures_util::stream;
+use http_body_util::{Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io;
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use wire::control::Event;
 
 /// 30 seconds: an answer that is no stream comes from memory or from one round trip to a guest.
@@ -99,6 +102,21 @@ impl Client {
         self.send(Method::GET, path, &()).await.map(Lines::new)
     }
 
+    /// Sends what comes out of `pieces`, in full or up to an early answer.
+    pub async fn upload(&self, path: Path, pieces: mpsc::Receiver<io::Result<Bytes>>) -> Result<(), ClientError> {
+        if path.is_void() {
+            return Err(ClientError::Nameless);
+        }
+        let frames = stream::unfold(pieces, async |mut pieces| {
+            let piece = pieces.recv().await?;
+            Some((piece.map(Frame::data), pieces))
+        });
+        let request = Request::put(path.as_str()).header("host", "bangerd").body(StreamBody::new(Box::pin(frames)));
+        let request = request.map_err(|error| ClientError::Http(error.to_string()))?;
+        let response = exchange(self.connect().await?, request).await?;
+        if response.status().is_success() { Ok(()) } else { Err(body::fault(response).await) }
+    }
+
     /// One request on a connection of its own; a fault in the answer is an error here. A question may be put twice:
     /// the daemon that took the connection may just have been ending.
     async fn send<B: Serialize>(
@@ -133,7 +151,11 @@ fn request<B: Serialize>(method: Method, path: &Path, body: &B) -> Result<Reques
     request.body(Full::new(body)).map_err(|error| ClientError::Http(error.to_string()))
 }
 
-async fn exchange(stream: UnixStream, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+async fn exchange<B>(stream: UnixStream, request: Request<B>) -> Result<Response<Incoming>, ClientError>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Transport)?;
     // Ends with the connection; an error reaches us through the response, too.

@@ -4,6 +4,7 @@ mod attach;
 pub mod audit;
 pub mod complete;
 pub mod completion;
+pub mod copy;
 pub mod create;
 pub mod daemon;
 pub mod delete;
@@ -21,6 +22,7 @@ pub mod list;
 pub mod logs;
 pub mod pause;
 pub mod ping;
+pub mod port;
 pub mod ports;
 pub mod prune;
 pub mod rename;
@@ -76,8 +78,8 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Version(args) => version::run(c, args),
         Command::Completion(args) => completion::run(args),
         Command::SshConfig(args) => block_on(or_cancel(ssh_config::run(c, args))),
-        Command::Internal(InternalCommand::SshProxy { host }) => {
-            ssh_proxy::join(wait_for(ssh_proxy::connect(c, &host))?)
+        Command::Internal(InternalCommand::SshProxy { host, direct }) => {
+            ssh_proxy::join(wait_for(ssh_proxy::connect(c, &host, direct))?)
         }
         Command::Internal(command) => internal::run(command),
     }
@@ -104,6 +106,8 @@ fn vm(c: &Context, command: VmCommand) -> Outcome {
         VmCommand::Health(args) => block_on(or_cancel(health::run(c, args))),
         VmCommand::Ping(args) => block_on(or_cancel(ping::run(c, args))),
         VmCommand::Stats(args) => block_on(stats::run(c, args)),
+        VmCommand::Cp(args) => block_on(copy::run(c, args)),
+        VmCommand::Port(command) => block_on(or_cancel(port::run(c, command))),
         VmCommand::Ports(args) => block_on(or_cancel(ports::run(c, args))),
         VmCommand::Service(args) => block_on(or_cancel(service::run(c, args))),
         VmCommand::Set(args) => block_on(or_cancel(set::run(c, args))),

@@ -82,5 +82,6 @@ conversations![
     many_at_once,
     mistakes_get_a_sentence_and_a_hint,
     plans_are_shown_and_not_carried_out,
+    ports_come_and_go,
     streams_signals_and_exit_codes,
 ];

@@ -9,7 +9,7 @@ use engine::host::Host;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 /// Operations of the engine at once; further ones wait. Boots are bounded by memory long before.
 pub const MAX_LONG_WORK: usize = 200;
@@ -48,6 +48,10 @@ pub struct App {
     pub long_work: Semaphore,
     /// Who works on whose workspaces.
     pub workspaces: crate::workspace::locks::Locks,
+    /// Published ports; absent where guests are imaginary.
+    pub ports: Option<Arc<crate::publish::Ports>>,
+    /// Somebody changed which ports shall be published by themselves.
+    pub ports_changed: Notify,
     /// Where the name server answers, once it does.
     pub dns: OnceLock<SocketAddr>,
     stopping: watch::Sender<bool>,
@@ -64,11 +68,12 @@ pub struct Parts {
     pub layout: Layout,
     pub socket: PathBuf,
     pub library: Option<Arc<crate::host::images::Library>>,
+    pub ports: Option<Arc<crate::publish::Ports>>,
 }
 
 impl App {
     pub fn new(parts: Parts) -> Arc<App> {
-        let Parts { engine, host, kind, config, defaults, layout, socket, library } = parts;
+        let Parts { engine, host, kind, config, defaults, layout, socket, library, ports } = parts;
         let started_at = host.clock.now();
         let log_file = log_file(&layout);
         let app = Arc::new(App {
@@ -82,6 +87,8 @@ impl App {
             log_file,
             started_at,
             library,
+            ports,
+            ports_changed: Notify::new(),
             long_work: Semaphore::new(MAX_LONG_WORK),
             workspaces: crate::workspace::locks::Locks::default(),
             dns: OnceLock::new(),
@@ -90,6 +97,11 @@ impl App {
         });
         crate::workspace::deliver::clear_scratch(&app);
         forward_events(&app);
+        if let Some(ports) = &app.ports {
+            let engine = Arc::downgrade(&app.engine);
+            let name = move |id: &model::SandboxId| Some(engine.upgrade()?.get(id).ok()?.name().to_string());
+            ports.name_by(Box::new(name));
+        }
         app
     }
 

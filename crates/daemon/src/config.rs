@@ -5,6 +5,7 @@
 //! host by [`defaults`].
 
 pub mod defaults;
+pub mod file_sync;
 pub mod keys;
 mod values;
 
@@ -49,6 +50,7 @@ pub struct Config {
     pub dns_port: Option<u16>,
     pub vm_defaults: VmDefaults,
     pub caps: Caps,
+    pub file_sync: Vec<file_sync::FileSync>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -141,6 +143,7 @@ mod tests {
         assert_eq!(config.caps.vms, Some(20));
         assert_eq!(config.ready_timeout, Some(Duration::from_secs(90)));
         assert_eq!(config.restart, Some(RestartPolicy::OnFailure));
+        assert_eq!(config.file_sync.len(), 1);
         assert!(config.state.is_some() && config.firecracker_bin.is_some() && config.auto_stop_stale_after.is_some());
     }
 
@@ -163,6 +166,12 @@ mod tests {
     fn a_value_that_makes_no_sense_is_refused_with_its_line() {
         check_refused("\n[vm_defaults]\nvcpu = 99", 3, "`99` is no number of CPUs: 1 to 32 are possible");
         check_refused("stop_grace = \"soon\"", 1, "`soon` is no duration: write it like `30s`, `5m`, `2h` or `1d`");
+        check_refused(
+            "\n[[file_sync]]\nhost = \"~/.x\"\nmod = \"0600\"\n",
+            4,
+            "unknown key `file_sync.mod`; did you mean `file_sync.mode`?",
+        );
+        check_refused("[file_sync]\nhost = \"~/.x\"\n", 1, "`file_sync` is a list: write `[[file_sync]]`");
         check_refused("vm_defaults = 1", 1, "`vm_defaults` is a section: write `[vm_defaults]`");
     }
 }

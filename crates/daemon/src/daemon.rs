@@ -8,6 +8,7 @@ use crate::config::{Config, ConfigError};
 use crate::host::images::Library;
 use crate::instance::{InstanceError, Lock, Socket};
 use crate::layout::{Layout, LayoutError};
+use crate::publish::{Ports, follow};
 use crate::{host, names, server, watcher};
 use engine::host::Host;
 use engine::{Caps, Engine, Settings};
@@ -46,6 +47,8 @@ pub struct Under {
     pub host: Host,
     /// Absent where images are imaginary.
     pub library: Option<Arc<Library>>,
+    /// Absent where guests are.
+    pub ports: Option<Arc<Ports>>,
     /// Guests run instruction by instruction here.
     pub emulated: bool,
 }
@@ -62,7 +65,7 @@ impl Daemon {
     /// Takes the locks, opens the store, looks at the machine. Call on the runtime that will serve.
     pub fn open(options: Options) -> Result<Daemon, DaemonError> {
         Daemon::open_on(options, |options| match options.host {
-            HostKind::Sim => Ok(Under { host: host::simulated(), library: None, emulated: false }),
+            HostKind::Sim => Ok(Under { host: host::simulated(), library: None, ports: None, emulated: false }),
             HostKind::Real => host::real(&options.layout, &options.config, Handle::current()),
         })
     }
@@ -73,13 +76,14 @@ impl Daemon {
         let state = Lock::take(&options.layout.daemon_lock())?;
         let mut socket = Socket::bind(&options.socket)?;
         let under = host(&options).map_err(|source| DaemonError::System { what: "prepare the host", source })?;
-        let Under { host, library, emulated } = under;
+        let Under { host, library, ports, emulated } = under;
         let Options { host: kind, layout, config, socket: _ } = options;
         let defaults = Defaults::new(&config, HostSize { emulated, ..HostSize::measure() });
         let engine = Engine::open(layout.state(), host.clone(), settings(&config, &defaults))?;
         let listener = listen(&mut socket)?;
         let path = socket.path().to_owned();
-        let parts = Parts { engine: Arc::new(engine), host, kind, config, defaults, layout, socket: path, library };
+        let engine = Arc::new(engine);
+        let parts = Parts { engine, host, kind, config, defaults, layout, socket: path, library, ports };
         Ok(Daemon { app: App::new(parts), listener, socket, _state: state })
     }
 
@@ -93,11 +97,13 @@ impl Daemon {
         let signals = tokio::spawn(stop_on_signal(app.clone())?);
         let watcher = tokio::spawn(watcher::watch(app.clone()));
         let names = tokio::spawn(names::keep(app.clone()));
+        let follower = tokio::spawn(follow::keep(app.clone()));
         tracing::info!(version = crate::VERSION, host = app.kind.word(), socket = %app.socket.display(), "serving");
         server::serve(listener, app.clone()).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = watcher.await;
         let _ = names.await;
+        let _ = follower.await;
         signals.abort();
         tracing::info!("stopped; VMs run on");
         drop(socket);
@@ -120,6 +126,7 @@ fn settings(config: &Config, defaults: &Defaults) -> Settings {
         caps,
         ready_timeout_ms: ms(defaults.ready_timeout.value),
         grace_ms: ms(defaults.stop_grace.value),
+        synced_files: u32::try_from(config.file_sync.len()).unwrap_or(u32::MAX),
         ..own
     }
 }

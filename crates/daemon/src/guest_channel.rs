@@ -6,8 +6,10 @@
 
 mod call;
 mod command;
+pub mod frames;
 mod vsock;
 
+pub use call::Lines;
 pub use command::{Command, CommandEvent, CommandInput, CommandOutput};
 pub use vsock::Vsock;
 
@@ -24,8 +26,8 @@ use wire::guest::{ExecRequest, ListenEvent, Ports};
 
 /// 10 s from the dial to the agent's answer: a guest under full load still answers in one or two.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// 64 KiB: the longest JSON answer or line that is read from an agent; it is not trusted.
-const ANSWER_LIMIT_BYTES: usize = 64 * 1024;
+/// 1 MiB: the longest JSON answer or line that is read from an agent; it is not trusted. A listening socket takes 100 bytes.
+const ANSWER_LIMIT_BYTES: usize = 1024 * 1024;
 
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
@@ -93,7 +95,13 @@ impl Guest {
             Destination::Socket(path) => format!("path={}", crate::guest::percent_encode(path)),
             Destination::Ticket(ticket) => format!("ticket={}", crate::guest::percent_encode(ticket)),
         };
-        self.in_time(call::upgrade(self, &format!("/stream?{query}"))).await
+        let transport = self.in_time(call::upgrade(self, &format!("/stream?{query}"))).await?;
+        Ok(Box::new(frames::Framed::new(transport)))
+    }
+
+    /// Datagrams to and from a UDP port in the guest, see [`frames`].
+    pub async fn datagrams(&self, port: u16) -> Result<GuestStream, GuestError> {
+        self.in_time(call::upgrade(self, &format!("/stream?udp={port}"))).await
     }
 
     /// Starts a command.
@@ -103,6 +111,11 @@ impl Guest {
 
     pub async fn ports(&self) -> Result<Ports, GuestError> {
         self.in_time(call::get(self, "ports", "/ports")).await
+    }
+
+    /// What listens in the guest, now and after each change.
+    pub async fn watch_ports(&self) -> Result<Lines<Ports>, GuestError> {
+        self.in_time(call::lines(self, "ports", "/ports?watch=true")).await
     }
 
     /// Listens in the guest until the answer is dropped.

@@ -51,14 +51,14 @@ pub fn real(layout: &Layout, config: &Config, runtime: Handle) -> io::Result<Und
     let ports = Ports::new(runtime, Vsock::channel(layout.clone()));
     let host = Host {
         vmm,
-        network: Arc::new(network::HostNetwork::new(Some(ports))),
+        network: Arc::new(network::HostNetwork::new(Some(ports.clone()))),
         disk: Arc::new(disk::HostDisk::new(layout.clone())),
         images: library.clone(),
-        guest: Arc::new(guest.with_authorized_keys(vec![key])),
+        guest: Arc::new(guest.with_authorized_keys(vec![key]).with_files(config.file_sync.clone())),
         repository: Arc::new(repository::HostRepository),
         clock,
     };
-    Ok(Under { host, library: Some(library), emulated })
+    Ok(Under { host, library: Some(library), ports: Some(ports), emulated })
 }
 
 fn chosen_is_accelerated(vmm: &dyn Vmm) -> bool {

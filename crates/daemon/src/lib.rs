@@ -27,6 +27,7 @@ pub mod process;
 pub mod publish;
 pub mod server;
 pub mod ssh;
+mod tunnel;
 pub mod watcher;
 pub mod workspace;
 

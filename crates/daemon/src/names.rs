@@ -96,6 +96,10 @@ fn address(cidr: &str) -> Option<IpAddr> {
 
 fn published_addresses(record: &Sandbox) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
+    if record.spec.auto_forward && record.state == model::State::Running {
+        // Whatever is published by itself lies there.
+        addresses.push(Ipv4Addr::LOCALHOST.into());
+    }
     for port in &record.ports {
         let address = if port.host_address.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { port.host_address };
         if !addresses.contains(&address) {

@@ -9,6 +9,7 @@ pub mod caller;
 mod convert;
 mod events;
 mod fault;
+mod files;
 mod host;
 mod images;
 mod input;
@@ -18,6 +19,7 @@ mod logs;
 mod metrics;
 mod observe;
 pub mod openapi;
+mod ports;
 mod sandboxes;
 mod service;
 mod stream;
@@ -31,7 +33,7 @@ pub use fault::{Refusal, fault, guest_fault};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-pub use input::Named;
+pub use input::{Named, Query};
 pub use sandboxes::vmm_pid;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,10 +71,13 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/vms/{ref}/resume", post(sandboxes::resume))
         .route("/v1/vms/{ref}/health", get(observe::health))
         .route("/v1/vms/{ref}/stats", get(observe::stats))
-        .route("/v1/vms/{ref}/ports", get(observe::ports))
+        .route("/v1/vms/{ref}/ports", get(ports::ports).post(ports::change))
+        .route("/v1/vms/{ref}/files", get(files::read).put(files::write))
+        .route("/v1/vms/{ref}/files/facts", get(files::facts))
         .route("/v1/vms/{ref}/service", get(service::service))
         .route("/v1/vms/{ref}/logs", get(logs::logs))
         .route("/v1/vms/{ref}/exec", get(crate::exec::exec))
+        .route("/v1/vms/{ref}/stream", get(crate::tunnel::stream))
         .route("/v1/vms/{ref}/ssh", get(crate::ssh::door::ssh))
         .route("/v1/vms/{ref}/workspaces", post(workspaces::prepare))
         .route("/v1/workspaces/plan", post(workspaces::plan))

@@ -29,7 +29,7 @@ pub use error::{ConsoleTail, Error, Kind, Result};
 pub use host::Host;
 pub use plan::{Plan, Start, Step, Verb};
 pub use reconcile::Errand;
-pub use sandbox::{Applied, Changes, Failure, Sandbox, Span, StateChange};
+pub use sandbox::{Applied, Changes, Failure, PortChanges, Sandbox, Span, StateChange};
 pub use settings::{Caps, Settings};
 pub use store::Store;
 pub use store::journal::{Operation, Outcome, StepRecord, StepState};

@@ -88,6 +88,9 @@ pub enum Step {
         timeout_ms: u64,
     },
     Identify,
+    SyncFiles {
+        count: u32,
+    },
     EnsureService,
     EnsurePorts(Vec<PortForward>),
     RequestShutdown {
@@ -122,6 +125,7 @@ impl fmt::Display for Step {
             }
             Step::AwaitReady { timeout_ms } => write!(f, "await ready for {timeout_ms} ms"),
             Step::Identify => write!(f, "identify guest"),
+            Step::SyncFiles { count } => write!(f, "sync {count} files of this host"),
             Step::EnsureService => write!(f, "ensure service"),
             Step::EnsurePorts(ports) => {
                 write!(f, "ensure ports")?;
@@ -220,13 +224,13 @@ fn boot_steps(sandbox: &Sandbox, backend: Backend, settings: &Settings) -> Vec<S
 
 /// From a VMM that runs to a sandbox that does.
 pub(crate) fn ready_steps(sandbox: &Sandbox, settings: &Settings) -> Vec<Step> {
-    vec![
-        Step::AwaitReady { timeout_ms: settings.ready_timeout_ms },
-        Step::Identify,
-        Step::EnsureService,
-        Step::EnsurePorts(sandbox.spec.ports.clone()),
-        Step::Enter(State::Running),
-    ]
+    let mut steps = vec![Step::AwaitReady { timeout_ms: settings.ready_timeout_ms }, Step::Identify];
+    if settings.synced_files > 0 {
+        steps.push(Step::SyncFiles { count: settings.synced_files });
+    }
+    let ports = Step::EnsurePorts(sandbox.spec.ports.clone());
+    steps.extend([Step::EnsureService, ports, Step::Enter(State::Running)]);
+    steps
 }
 
 fn stop_steps(sandbox: &Sandbox, grace_ms: u64) -> Vec<Step> {

@@ -197,6 +197,7 @@ impl<'a> Drive<'a> {
             Step::EnsureVmm(machine) => self.ensure_vmm(machine),
             Step::AwaitReady { timeout_ms } => self.await_ready(*timeout_ms),
             Step::Identify => self.identify(),
+            Step::SyncFiles { .. } => Ok(host.guest.sync_files(&self.id, &self.watch)?),
             Step::EnsureService => self.ensure_service(),
             Step::EnsurePorts(ports) => self.ensure_ports(ports),
             Step::RequestShutdown { grace_ms } => self.request_shutdown(*grace_ms),
@@ -405,6 +406,7 @@ fn builds(step: &Step) -> bool {
         | Step::EnsureVmm(_)
         | Step::AwaitReady { .. }
         | Step::Identify
+        | Step::SyncFiles { .. }
         | Step::EnsureService
         | Step::EnsurePorts(_)
         | Step::Enter(State::Starting | State::Running)

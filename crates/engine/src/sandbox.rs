@@ -6,11 +6,13 @@
 mod change;
 mod create;
 mod pause;
+mod ports;
 mod remove;
 mod start;
 mod stop;
 
 pub use change::{Applied, Changes};
+pub use ports::PortChanges;
 
 use crate::host::clock::Timestamp;
 use crate::host::network::Attachment;

@@ -15,6 +15,8 @@ pub struct Settings {
     pub history_limit: u32,
     /// A 1-minute load (times 100) from which a guest without sessions still counts as used.
     pub idle_load_percent: u32,
+    /// How many files and folders of the host every guest gets at its start; which ones, the host knows.
+    pub synced_files: u32,
 }
 
 /// Limits of the whole installation; none means the host's own.
@@ -44,6 +46,7 @@ impl Default for Settings {
             preempt_timeout_ms: 30_000,
             history_limit: 5_000,
             idle_load_percent: 20,
+            synced_files: 0,
         }
     }
 }

@@ -12,8 +12,8 @@ use engine::host::HostErrorKind;
 use engine::host::Unwatched;
 use engine::host::vmm::{VmmExit, VmmState};
 use engine::sim::{Boot, Crash, Fault, Shutdown, World};
-use engine::{Changes, Engine, Operation, Sandbox, Settings, Start, Store, Verb};
-use model::port::PortForward;
+use engine::{Changes, Engine, Operation, PortChanges, Sandbox, Settings, Start, Store, Verb};
+use model::port::{PortForward, PortSelector};
 use model::{ByteSize, RestartPolicy, SandboxId, State};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -183,7 +183,9 @@ fn perform(engine: &Engine, world: &World, deed: &Deed) {
             drop(engine.rename(id, NAMES[*to].parse().expect("valid"), &Unwatched));
         }),
         Deed::Republish { name, port } => with(name, &|id| {
-            let changes = Changes { ports: Some(ports(*port)), ..Changes::default() };
+            let published = engine.get(id).map(|sandbox| sandbox.spec.ports.clone()).unwrap_or_default();
+            let remove = published.into_iter().map(PortSelector::Exactly).collect();
+            let changes = Changes { ports: PortChanges { add: ports(*port), remove }, ..Changes::default() };
             drop(engine.set(id, &changes, &Unwatched));
         }),
         Deed::Reset(name) => with(name, &|id| drop(engine.reset(id, &Unwatched))),

@@ -6,7 +6,7 @@ use common::{spec, world};
 use engine::host::Unwatched;
 use engine::host::vmm::VmmExit;
 use engine::sim::{Boot, Shutdown};
-use engine::{Changes, Errand, Kind, Outcome, Start};
+use engine::{Changes, Errand, Kind, Outcome, PortChanges, Start};
 use model::{RestartPolicy, State};
 
 const NOW: Start = Start::Now;
@@ -188,4 +188,34 @@ fn an_audit_tells_and_mends_what_somebody_else_did() {
     assert_eq!(engine.get(&db.id).expect("it is known").state, State::Failed);
     assert_eq!(engine.audit().expect("audit").len(), 1);
     drop(store);
+}
+
+#[test]
+fn ports_come_and_go_on_a_running_sandbox_and_stay_over_a_restart() {
+    let (_, _, engine) = world();
+    let mut wanted = spec("web");
+    wanted.ports = vec!["8080:80".parse().expect("a port"), "0:443".parse().expect("a port")];
+    let web = engine.create(wanted, NOW, &Unwatched).expect("it boots");
+    let bound = web.ports[1].host_port;
+    let change = |add: &[&str], remove: &[&str]| {
+        let add = add.iter().map(|port| port.parse().expect("a port")).collect();
+        let remove = remove.iter().map(|port| port.parse().expect("a selector")).collect();
+        let ports = PortChanges { add, remove };
+        engine.set(&web.id, &Changes { ports, ..Changes::default() }, &Unwatched)
+    };
+    let shown = |sandbox: &engine::Sandbox| sandbox.ports.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let applied = change(&["5353:53/udp", "8080:80"], &[]).expect("one is new");
+    assert_eq!(applied.live, ["ports"]);
+    assert_eq!(shown(&applied.sandbox)[2..], ["127.0.0.1:5353:53/udp"]);
+    assert_eq!(change(&["8080:81"], &[]).expect_err("it is taken by its own").kind, Kind::Conflict);
+    assert_eq!(change(&[], &["81"]).expect_err("nobody has it").kind, Kind::NotFound);
+    let applied = change(&["8080:81"], &["80", &bound.to_string()]).expect("moved in one go");
+    assert_eq!(shown(&applied.sandbox), ["127.0.0.1:5353:53/udp", "127.0.0.1:8080:81"]);
+    assert_eq!(applied.sandbox.spec.ports.len(), 2);
+    let last = engine.history(None, 1).expect("a history").remove(0);
+    assert!(last.outcome == Outcome::Done && last.steps.iter().any(|step| step.name.starts_with("ensure ports")));
+    engine.stop(&web.id, None, &Unwatched).expect("it stops");
+    let off = change(&[], &["53/udp"]).expect("a stopped one changes, too").sandbox;
+    assert!(off.ports.is_empty());
+    assert_eq!(shown(&engine.start(&web.id, &Unwatched).expect("it starts")), ["127.0.0.1:8080:81"]);
 }

@@ -12,6 +12,15 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PortForward {
@@ -28,6 +37,51 @@ pub struct PortForward {
 pub struct PortError {
     pub given: String,
     pub reason: String,
+}
+
+/// Which published ports are meant: `80` (the guest's port, else the host's), `80/udp`, or a whole one, `8080:80`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortSelector {
+    Port { number: u16, protocol: Protocol },
+    Exactly(PortForward),
+}
+
+impl PortSelector {
+    /// The places in the list of ports that are meant; `bound` is the same list with real host ports, where it is known.
+    pub fn select(&self, wanted: &[PortForward], bound: &[PortForward]) -> Vec<usize> {
+        let places = |test: &dyn Fn(&PortForward) -> bool| -> Vec<usize> {
+            let at = |index: &usize| test(&wanted[*index]) || bound.get(*index).is_some_and(test);
+            (0..wanted.len()).filter(at).collect()
+        };
+        match *self {
+            PortSelector::Exactly(port) => places(&|other| *other == port),
+            PortSelector::Port { number, protocol } => {
+                let guests = places(&|port| port.protocol == protocol && port.guest_port == number);
+                let hosts = || places(&|port| port.protocol == protocol && port.host_port == number);
+                if guests.is_empty() { hosts() } else { guests }
+            }
+        }
+    }
+}
+
+impl FromStr for PortSelector {
+    type Err = PortError;
+    fn from_str(given: &str) -> Result<Self, PortError> {
+        let port: PortForward = given.parse()?;
+        Ok(match given.contains(':') {
+            true => PortSelector::Exactly(port),
+            false => PortSelector::Port { number: port.guest_port, protocol: port.protocol },
+        })
+    }
+}
+
+impl fmt::Display for PortSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortSelector::Exactly(port) => port.fmt(f),
+            PortSelector::Port { number, protocol } => write!(f, "{number}/{}", protocol.word()),
+        }
+    }
 }
 
 impl FromStr for PortForward {
@@ -109,5 +163,26 @@ mod tests {
         for bad in ["", ":", "80:", "a:b", "8080:0", "70000:80", "host:1:2", "1:2/sctp", "1:2:3:4"] {
             check(bad, None);
         }
+    }
+
+    #[test]
+    fn a_port_is_selected_by_the_guests_number_else_the_hosts_else_as_a_whole() {
+        let ports =
+            |words: &[&str]| words.iter().map(|word| word.parse().expect("a port")).collect::<Vec<PortForward>>();
+        let wanted = ports(&["8080:80", "0:443", "5353:53/udp", "80:8080"]);
+        let bound = ports(&["8080:80", "40001:443", "5353:53/udp", "80:8080"]);
+        let check = |given: &str, expected: &[usize]| {
+            let selector: PortSelector = given.parse().expect("a selector");
+            assert_eq!(selector.select(&wanted, &bound), expected, "{given}");
+        };
+        check("80", &[0]);
+        check("8080", &[3]);
+        check("40001", &[1]);
+        check("0:443", &[1]);
+        check("40001:443", &[1]);
+        check("53", &[]);
+        check("53/udp", &[2]);
+        check("127.0.0.1:8080:80", &[0]);
+        check("8081:80", &[]);
     }
 }

@@ -28,6 +28,9 @@ pub struct SandboxSpec {
     pub egress: Egress,
     #[serde(default)]
     pub ports: Vec<PortForward>,
+    /// Publish what the guest listens on, as it appears, and withdraw it when it is gone.
+    #[serde(default)]
+    pub auto_forward: bool,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     #[serde(default)]

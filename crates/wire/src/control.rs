@@ -17,9 +17,14 @@
 //! | `GET /v1/vms/{ref}/health` | – | [`SandboxHealth`] |
 //! | `GET /v1/vms/{ref}/stats` | – | [`Stats`] |
 //! | `GET /v1/vms/{ref}/ports` | – | [`PortsAnswer`] |
+//! | `POST /v1/vms/{ref}/ports` | [`PortsRequest`] | [`SetAnswer`] |
+//! | `GET /v1/vms/{ref}/files` | [`FilesRequest`] as query | a tar archive, see [`crate::guest`] |
+//! | `PUT /v1/vms/{ref}/files` | [`FilesRequest`] as query, a tar archive as body | 204 |
+//! | `GET /v1/vms/{ref}/files/facts` | [`FilesRequest`] as query | [`crate::guest::FileFacts`] |
 //! | `GET /v1/vms/{ref}/service` | – | [`Service`] |
 //! | `GET /v1/vms/{ref}/logs` | [`LogsRequest`] as query | the log's bytes; with `follow` until the sandbox ends or the client goes |
 //! | `GET /v1/vms/{ref}/exec` | WebSocket, see [`crate::guest`] | spliced through to the agent |
+//! | `GET /v1/vms/{ref}/stream` | [`StreamRequest`] as query, `Upgrade: tcp` | `101 Switching Protocols`, then bytes of the port |
 //! | `GET /v1/vms/{ref}/ssh` | `Upgrade: `[`SSH_UPGRADE`] | `101 Switching Protocols`, then the SSH protocol |
 //! | `POST /v1/vms/{ref}/workspaces` | [`PrepareRequest`] | stream, result [`Prepared`] |
 //! | `POST /v1/workspaces/plan` | [`PlanRequest`] | [`WorkspacePlan`] |

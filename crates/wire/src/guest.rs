@@ -7,12 +7,15 @@
 //! | `POST /clock` | [`Clock`] → 204 |
 //! | `GET /metrics` | [`Metrics`] |
 //! | `GET /ports` | [`Ports`] |
+//! | `GET /ports?watch=true` | one [`Ports`] a line: what listens now, then again after each change, see below |
 //! | `GET /exec` | WebSocket, see below |
 //! | `GET /stream?port=N` or `?path=/run/x.sock` | `101 Switching Protocols`, then bytes, see below |
 //! | `GET /stream?ticket=T` | the same with a connection that `/listen` announced |
+//! | `GET /stream?udp=N` | the same with a UDP port: each frame is a datagram |
 //! | `GET /listen?port=N`, `?socket=true` | `101 Switching Protocols`, then [`ListenEvent`]s, see below |
-//! | `PUT /files?path=P` | body is a tar archive, unpacked below the folder `P` (made when missing) → 204 |
+//! | `PUT /files?path=P` | body is a tar archive, unpacked below the folder `P` (made when missing) → 204, see below |
 //! | `GET /files?path=P` | answers a tar archive of `P`, see below |
+//! | `GET /stat?path=P` | [`FileFacts`] of what `P` leads to |
 //! | `POST /service` | [`Service`] → 204; the image's own command, started unless it runs or has ended for good |
 //! | `GET /service` | [`ServiceFacts`]; 404 where there is none |
 //! | `GET /service/log?tail=N&follow=true` | what the command wrote, its streams mixed; with `follow` until it has ended for good |
@@ -33,7 +36,14 @@
 //! [`EXEC_HANGUP_GRACE_MS`] SIGKILL. What the command left running in another process group or session lives on.
 //!
 //! **Stream.** The request carries `Connection: Upgrade` and `Upgrade: `[`STREAM_UPGRADE`]; after the 101 each direction
-//! ends by itself (a half-closed connection stays half-closed).
+//! is a row of frames: four bytes of length, big-endian, at most [`STREAM_FRAME_LIMIT_BYTES`], then so many bytes. A frame of
+//! length 0 ends its direction and leaves the other one open: not every vsock device passes a half-closed connection on.
+//! A transport that ends without it broke off, and whoever is behind it gets a reset instead of a false end. Of a UDP
+//! port an empty frame is an empty datagram; it ends with the transport.
+//!
+//! **Ports that are watched.** The kernel tells nobody when a socket begins to listen (sock_diag(7) has events for sockets
+//! that are destroyed, none for new ones). So the agent reads /proc/net/tcp and /proc/net/tcp6 every [`PORTS_WATCH_MS`],
+//! only while somebody watches, and looks for the processes behind only when something changed.
 //!
 //! **Listen.** Upgraded as a stream is. The guest listens on the TCP port (0: any free one; on loopback, or on every address
 //! with `everywhere=true`), or on a Unix socket (`path=P`, else one of the agent's choosing in a folder that only `user=U`
@@ -41,9 +51,12 @@
 //! takes up with `GET /stream?ticket=T` within [`TICKET_SECONDS`]. The socket is gone when the call ends. So no two
 //! connections share a flow, and none needs the guest to reach the host.
 //!
-//! **Files.** The archive of `P` names its entries from the last component of `P` on (`/etc/apt` → `apt/`, `apt/sources.list`; `/` → `./`), stays
-//! on one file system, keeps modes, owners, times, symbolic and hard links, and leaves sockets out. An entry that would
-//! leave `P` is refused. An archive that breaks off without its end was cut short by a failure.
+//! **Files.** The archive of `P` names its entries from the last component of `P` on (`/etc/apt` → `apt/`, `apt/sources.list`;
+//! `/` → `./`), or from `name=N` on (`name=.`: what is in `P`); with `follow=true` it is of what `P` leads to. It stays on one file
+//! system, keeps modes, owners, times to the nanosecond, extended attributes (PAX records `SCHILY.xattr.…`), symbolic and hard
+//! links, devices and holes (GNU sparse maps), and leaves sockets out. An archive that breaks off without its end was cut short
+//! by a failure; a PAX record `BANGER.fault` says by which, where it can. Unpacking refuses an entry that would leave `P`; each
+//! file takes its place by a rename once it is whole; `owner=root` gives all of it to root instead of to whom the archive says.
 //!
 //! **Workspace.** The archive is unpacked beside `P` and put in place only when all of it has come: one that breaks off
 //! leaves `P` as it was. A `P` that holds anything is refused unless `over=true` says that a workspace of ours lies there;
@@ -75,6 +88,12 @@ pub const EXEC_HANGUP_GRACE_MS: u64 = 2000;
 
 /// The protocol named in `Upgrade:` of `GET /stream`.
 pub const STREAM_UPGRADE: &str = "tcp";
+
+/// 64 KiB: the largest frame of a stream; a UDP datagram is smaller.
+pub const STREAM_FRAME_LIMIT_BYTES: usize = 64 * 1024;
+
+/// 500 ms between two looks at what listens, while somebody watches: a person does not notice, a guest does not either.
+pub const PORTS_WATCH_MS: u64 = 500;
 
 /// 10 s: how long a connection that `GET /listen` announced waits for the host to take it up.
 pub const TICKET_SECONDS: u64 = 10;
@@ -236,6 +255,27 @@ pub struct ListeningSocket {
     pub pid: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
+}
+
+/// What lies at the end of a path and of all links on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(utoipa::ToSchema))]
+pub struct FileFacts {
+    pub kind: FileKind,
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Without links and dots.
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    File,
+    Folder,
+    Other,
 }
 
 /// One line of `GET /listen`.

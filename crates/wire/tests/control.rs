@@ -60,6 +60,7 @@ fn sandbox() -> Sandbox {
         outbound: "nat".into(),
         addresses: words(&["172.16.0.2"]),
         ports: words(&["127.0.0.1:8080:80"]),
+        auto_forward: false,
         labels: [("project".to_owned(), "shop".to_owned())].into(),
         workspaces: vec![WorkspaceFacts {
             guest_path: "/root/repo".into(),
@@ -138,6 +139,7 @@ fn requests_keep_their_golden_shape() {
         outbound: word("nat"),
         allow_networks: words(&["10.1.0.0/16"]),
         ports: words(&["127.0.0.1:8080:80"]),
+        auto_forward: false,
         labels: [("project".to_owned(), "shop".to_owned())].into(),
         restart: word("no"),
         stop_when_idle_s: Some(1800),
@@ -152,6 +154,9 @@ fn requests_keep_their_golden_shape() {
     check_request("kill_request", &KillRequest { signal: word("TERM") });
     check_request("delete_request", &DeleteRequest { force: true, dry_run: false });
     check_request("logs_request", &LogsRequest { source: word("console"), follow: true, tail: Some(20) });
+    let files = FilesRequest { path: "/etc".into(), name: word("conf"), follow: true, owner: word("root") };
+    check_request("files_request", &files);
+    check_request("stream_request", &StreamRequest { port: 22 });
     check_request("history_request", &HistoryRequest { vm: word("web"), limit: Some(50) });
     let set = SetRequest {
         name: word("shop"),
@@ -208,8 +213,16 @@ fn answers_about_a_sandbox_keep_their_golden_shape() {
         process: word("nginx"),
         host_address: word("127.0.0.1:8080"),
         url: word("http://127.0.0.1:8080"),
+        auto: false,
+        idle: false,
     };
-    check("ports_answer", &PortsAnswer { ports: vec![port] });
+    check("ports_answer", &PortsAnswer { ports: vec![port.clone()] });
+    let auto = PortRow { auto: true, ..port.clone() };
+    let idle = PortRow { idle: true, process: None, url: None, protocol: "udp".into(), ..port };
+    check("ports_answer_auto", &PortsAnswer { ports: vec![auto, idle] });
+    let request =
+        PortsRequest { add: words(&["8080:80", "5353:53/udp"]), remove: words(&["443"]), auto_forward: Some(true) };
+    check_request("ports_request", &request);
 }
 
 #[test]

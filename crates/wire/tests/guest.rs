@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use wire::guest::{
-    Clock, DiskUse, ExecRequest, ExecStatus, GuestNetwork, Health, Identity, ListenEvent, ListeningSocket, Metrics,
-    Placed, Ports, Ready, Service, ServiceFacts, ServicePhase, Shutdown, WindowSize, WorkspaceState,
+    Clock, DiskUse, ExecRequest, ExecStatus, FileFacts, FileKind, GuestNetwork, Health, Identity, ListenEvent,
+    ListeningSocket, Metrics, Placed, Ports, Ready, Service, ServiceFacts, ServicePhase, Shutdown, WindowSize,
+    WorkspaceState,
 };
 use wire::{Fault, FaultKind};
 
@@ -77,6 +78,8 @@ fn identity_clock_and_shutdown_keep_their_shape() {
             timezone: Some("Europe/Berlin".to_owned()),
         },
     );
+    let facts = FileFacts { kind: FileKind::File, size: 12, mode: 0o644, path: "/etc/hostname".to_owned() };
+    check("file_facts", &facts);
     check("clock", &Clock { clock_ns: 1_700_000_000_123_456_789 });
     check("shutdown", &Shutdown { grace_ms: 10_000 });
     let least: Identity = serde_json::from_str(r#"{"hostname": "x"}"#).expect("only the name is needed");

@@ -40,6 +40,28 @@ pub fn firecracker() -> PathBuf {
     })
 }
 
+/// The program of `probe/main.rs`, static, made once per checkout.
+pub fn probe() -> Vec<u8> {
+    let folder = binary("bangerd").parent().expect("a binary lies in a folder").join("e2e-artifacts");
+    std::fs::create_dir_all(&folder).expect("a folder below target can be made");
+    let lock = std::fs::File::create(folder.join("probe.lock")).expect("a lock file can be made");
+    let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("a file can be locked");
+    let (source, program) = (folder.join("probe.rs"), folder.join("probe"));
+    let text = include_str!("../probe/main.rs");
+    if std::fs::read_to_string(&source).ok().as_deref() != Some(text) || !program.exists() {
+        let partial = folder.join("probe.partial");
+        std::fs::write(folder.join("probe-now.rs"), text).expect("the source can be written");
+        let mut rustc = std::process::Command::new("rustc");
+        rustc.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "--crate-name", "probe"]);
+        rustc.args(["--target", "x86_64-unknown-linux-gnu", "-o"]).arg(&partial);
+        let status = rustc.arg(folder.join("probe-now.rs")).status().expect("rustc runs");
+        assert!(status.success(), "the probe does not compile");
+        std::fs::rename(&partial, &program).expect("it can be renamed");
+        std::fs::write(&source, text).expect("the source can be written");
+    }
+    std::fs::read(&program).expect("the probe reads")
+}
+
 fn import_tiny(world: &World) -> Ran {
     let tar = world.path().join("tiny.tar");
     write_tiny_tar(&tar);

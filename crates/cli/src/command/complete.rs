@@ -3,6 +3,7 @@
 
 use crate::client::{Client, ClientError, Path};
 use clap_complete::CompletionCandidate;
+use clap_complete::engine::{PathCompleter, ValueCompleter};
 use std::future::Future;
 use std::time::Duration;
 use wire::control::{ImageList, KernelList, SandboxList};
@@ -14,6 +15,21 @@ pub fn vms() -> Vec<CompletionCandidate> {
         let list: SandboxList = client.get(Path::new("/v1/vms")).await?;
         Ok(list.vms.into_iter().map(|vm| candidate(vm.name, vm.state)).collect())
     })
+}
+
+/// A sandbox with the colon behind which a path in it follows, or a file here.
+pub fn places(current: &std::ffi::OsStr) -> Vec<CompletionCandidate> {
+    let typed = current.to_string_lossy();
+    let mut found = PathCompleter::any().complete(current);
+    if !typed.contains(['/', ':']) {
+        let names = vms().into_iter().filter_map(|vm| {
+            let name = vm.get_value().to_str()?;
+            name.starts_with(typed.as_ref())
+                .then(|| CompletionCandidate::new(format!("{name}:")).help(vm.get_help().cloned()))
+        });
+        found.extend(names);
+    }
+    found
 }
 
 pub fn images() -> Vec<CompletionCandidate> {

@@ -20,6 +20,9 @@ pub enum InternalCommand {
     SshProxy {
         /// The host as ssh was given it
         host: String,
+        /// To the ssh server of the guest's own
+        #[arg(long)]
+        direct: bool,
     },
 }
 

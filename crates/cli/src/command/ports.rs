@@ -10,7 +10,8 @@ use wire::control::PortsAnswer;
 
 /// List what listens in the guest and how to reach it.
 ///
-/// One line for each listening socket, with the process behind it and the address on this host, if it is published.
+/// One line for each listening socket, with the process behind it and the address on this host, if it is published; then
+/// published ports on which nothing listens. `auto` marks those that `banger vm port auto` published.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  banger vm ports web")]
 pub struct PortsArgs {

@@ -83,7 +83,7 @@ pub async fn change(context: &Context, vms: Vec<String>, request: &SetRequest) -
     fleet::report(context, outcomes, text)
 }
 
-fn text(answer: &SetAnswer) -> String {
+pub fn text(answer: &SetAnswer) -> String {
     let live = answer.live.iter().map(|change| format!("{change} (now)"));
     let later = answer.at_next_start.iter().map(|change| format!("{change} (at the next start)"));
     let changes: Vec<String> = live.chain(later).collect();

@@ -43,9 +43,12 @@ pub struct SpecArgs {
     /// Let it reach the world through this host, or nothing at all
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"], hide_possible_values = true)]
     pub nat: Option<String>,
-    /// Publish a port of the guest on this host: `8080:80`
-    #[arg(short, long, value_name = "[HOST:]PORT[:PORT]")]
+    /// Publish a port of the guest on this host: `8080:80`, `5353:53/udp`
+    #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
     pub publish: Vec<PortForward>,
+    /// Publish what the guest listens on, as it appears
+    #[arg(long)]
+    pub auto_forward: bool,
     /// Label it; labels filter listings
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::pair)]
     pub label: Vec<Pair>,
@@ -74,6 +77,7 @@ impl SpecArgs {
             init: self.init,
             outbound: self.nat.as_deref().map(outbound),
             ports: self.publish.iter().map(PortForward::to_string).collect(),
+            auto_forward: self.auto_forward,
             labels: values::map(self.label),
             restart: self.restart,
             stop_when_idle_s: self.stop_when_idle.map(|span| span.as_secs()),

@@ -18,6 +18,8 @@ use wire::control::Sandbox;
 ///
 /// It runs the `ssh` of this host with your own configuration, keys and agent. The guest needs no ssh server, no network \
 /// and no account: the connection ends in bangerd. `banger ssh-config --install` makes plain `ssh NAME.vm` do the same.
+/// `--direct` goes to a server of the guest's own: to its address, where the guest has one that this host reaches, else through
+/// the agent; the key which that server shows the first time is remembered until the sandbox is deleted.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  banger vm ssh -L 8080:localhost:80 web\n  banger vm ssh web -- journalctl -f")]
 pub struct SshArgs {
@@ -33,6 +35,9 @@ pub struct SshArgs {
     /// Forward your ssh agent
     #[arg(short = 'A')]
     pub agent: bool,
+    /// Talk to the ssh server that the guest runs itself
+    #[arg(long)]
+    pub direct: bool,
     /// Give the command a terminal
     #[arg(short, long)]
     pub tty: bool,
@@ -48,7 +53,11 @@ pub struct SshArgs {
 pub async fn prepare(context: &Context, args: SshArgs) -> Outcome<Session> {
     let sandbox: Sandbox = context.client.get(Path::vm(&args.vm)).await?;
     let mut ssh = Command::new("ssh");
-    for (name, value) in ssh_config::options(context).await? {
+    let options = match args.direct {
+        true => ssh_config::direct_options(context, &sandbox).await?,
+        false => ssh_config::options(context).await?,
+    };
+    for (name, value) in options {
         ssh.arg("-o").arg(format!("{name}={value}"));
     }
     ssh.args(args.user.iter().flat_map(|user| ["-l", user.as_str()]));

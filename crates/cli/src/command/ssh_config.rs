@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use wire::FaultKind;
-use wire::control::DaemonStatus;
+use wire::control::{DaemonStatus, Sandbox};
 
 const BEGIN: &str = "# banger: begin (`banger ssh-config --uninstall` removes this)";
 const END: &str = "# banger: end";
@@ -74,6 +74,32 @@ pub async fn options(context: &Context) -> Outcome<Vec<(&'static str, String)>> 
         ("UserKnownHostsFile", quoted(keys.join("known_hosts"))),
         ("GlobalKnownHostsFile", "/dev/null".to_owned()),
         ("StrictHostKeyChecking", "yes".to_owned()),
+        ("IdentityFile", quoted(keys.join("id_ed25519"))),
+        ("User", "root".to_owned()),
+    ])
+}
+
+/// The guest of QEMU's own network, in which every guest is alone: an address that no host reaches.
+const UNREACHABLE: &str = "10.0.2.15";
+
+/// The options for a server that the guest runs itself. Its key is not ours to pin: the first one that it shows counts, and is
+/// forgotten with the sandbox.
+pub async fn direct_options(context: &Context, sandbox: &Sandbox) -> Outcome<Vec<(&'static str, String)>> {
+    let keys = keys_folder(context).await?;
+    let quoted = |path: PathBuf| format!("\"{}\"", path.display());
+    let bare = |address: &String| address.split('/').next().unwrap_or_default().to_owned();
+    let address = sandbox.addresses.iter().map(bare).find(|address| address != UNREACHABLE);
+    let way = match address {
+        Some(address) => ("HostName", address),
+        None => ("ProxyCommand", proxy_command()?.replace("ssh-proxy", "ssh-proxy --direct")),
+    };
+    Ok(vec![
+        way,
+        ("HostKeyAlias", sandbox.id.clone()),
+        ("UserKnownHostsFile", quoted(keys.join("direct").join(&sandbox.id))),
+        ("GlobalKnownHostsFile", "/dev/null".to_owned()),
+        ("StrictHostKeyChecking", "accept-new".to_owned()),
+        ("UpdateHostKeys", "no".to_owned()),
         ("IdentityFile", quoted(keys.join("id_ed25519"))),
         ("User", "root".to_owned()),
     ])

@@ -11,17 +11,28 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use wire::FaultKind;
 use wire::control::SSH_UPGRADE;
+use wire::guest::STREAM_UPGRADE;
 
 /// 64 KiB: as much as a pipe holds.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// The domain of sandboxes, which a person types and the daemon does not need.
 const DOMAIN: &str = ".vm";
+/// Where a guest's own server listens (services(5)).
+const SSH_PORT: &str = "22";
 
 /// `host` is the name as ssh was given it: `web.vm`.
-pub async fn connect(context: &Context, host: &str) -> Outcome<Tunnel> {
+pub async fn connect(context: &Context, host: &str, direct: bool) -> Outcome<Tunnel> {
     let name = host.trim_end_matches('.');
     let name = name.strip_suffix(DOMAIN).unwrap_or(name);
-    Ok(context.client.tunnel(Path::vm(name).then("ssh"), SSH_UPGRADE).await?)
+    if !direct {
+        return Ok(context.client.tunnel(Path::vm(name).then("ssh"), SSH_UPGRADE).await?);
+    }
+    let path = Path::vm(name).then("stream").query("port", SSH_PORT);
+    context.client.tunnel(path, STREAM_UPGRADE).await.map_err(|error| {
+        let nobody = error.is_not_found();
+        let failure = Failure::from(error);
+        if nobody { failure.with_hint("without `--direct` it needs no ssh server in the guest") } else { failure }
+    })
 }
 
 /// Until the daemon has ended; what ssh still says then is of no interest.

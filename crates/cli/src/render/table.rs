@@ -72,8 +72,10 @@ pub fn ports(ports: &[PortRow]) -> Outcome {
         vec![
             port.protocol.clone(),
             format!("{}:{}", port.guest_address, port.guest_port),
-            port.process.clone().unwrap_or_else(|| "-".into()),
-            port.host_address.clone().unwrap_or_else(|| "-".into()),
+            port.process.clone().unwrap_or_else(|| if port.idle { "nothing listens" } else { "-" }.into()),
+            port.host_address
+                .as_ref()
+                .map_or("-".into(), |host| if port.auto { format!("{host} auto") } else { host.clone() }),
             port.url.clone().unwrap_or_else(|| "-".into()),
         ]
     };

@@ -17,6 +17,9 @@ const fn key(path: &'static str, example: &'static str, default: &'static str, w
     Key { path, example, default, what }
 }
 
+/// Sections of which there may be several.
+const LISTS: &[&str] = &["file_sync"];
+
 /// Sections last, as TOML wants them.
 pub const KEYS: &[Key] = &[
     key(
@@ -78,6 +81,24 @@ pub const KEYS: &[Key] = &[
     key("caps.vms", "20", "no cap", "How many sandboxes there may be."),
     key("caps.memory", "\"16G\"", "no cap", "Memory of all running sandboxes together."),
     key("caps.disk", "\"200G\"", "no cap", "What all disks together may take on the host."),
+    key(
+        "file_sync.host",
+        "\"~/.gitconfig\"",
+        "none",
+        "A file or folder of this host that every guest gets at each start; as many `[[file_sync]]` as you like. One that is not there is left out with a word.",
+    ),
+    key(
+        "file_sync.guest",
+        "\"~/.gitconfig\"",
+        "the same below `~/`",
+        "Where it lies in the guest: below `~/` or `/root/`. It belongs to root.",
+    ),
+    key(
+        "file_sync.mode",
+        "\"0600\"",
+        "`0600`",
+        "The file's mode. What is in a folder keeps its own; symbolic links in it are left out.",
+    ),
 ];
 
 pub(super) fn refuse_unknown(root: &Table) -> Result<(), Problem> {
@@ -90,7 +111,14 @@ fn refuse_unknown_below(prefix: &str, table: &Table) -> Result<(), Problem> {
         let at = table.key(name).and_then(|key| key.span()).or(item.span()).map(|span| span.start);
         let section = format!("{path}.");
         let is_section = KEYS.iter().any(|key| key.path.starts_with(&section));
+        let is_list = LISTS.contains(&path.as_str());
         match item {
+            Item::ArrayOfTables(several) if is_list => {
+                several.iter().try_for_each(|below| refuse_unknown_below(&section, below))?;
+            }
+            _ if is_list => {
+                return Err(Problem { at, message: format!("`{path}` is a list: write `[[{path}]]`") });
+            }
             Item::Table(below) if is_section => refuse_unknown_below(&section, below)?,
             Item::Value(value) if is_section && value.is_inline_table() => {}
             _ if is_section => {
@@ -137,7 +165,10 @@ pub fn example() -> String {
     for key in KEYS {
         let (above, name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
         if above != section {
-            let _ = write!(text, "\n[{above}]\n");
+            let _ = match LISTS.contains(&above) {
+                true => write!(text, "\n[[{above}]]\n"),
+                false => write!(text, "\n[{above}]\n"),
+            };
             section = above;
         }
         let _ = writeln!(text, "{name} = {}", key.example);

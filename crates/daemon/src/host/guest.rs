@@ -6,13 +6,16 @@
 //! end of the VMM, the deadline or the loss of interest, whichever comes first. The guest is not trusted: a line has a
 //! length, a connection a deadline, and a wrong word is as good as none.
 
+mod sync;
+
 use super::clock::random_bytes;
+use crate::config::file_sync::FileSync;
 use crate::guest::{self, GuestError};
 use crate::layout::Layout;
 use engine::host::clock::Clock;
 use engine::host::guest::{Guest, GuestHealth, GuestIdentity, Readiness};
 use engine::host::vmm::Vmm;
-use engine::host::{HostError, HostErrorKind, Result, Watch};
+use engine::host::{HostError, HostErrorKind, Report, Result, Watch};
 use model::SandboxId;
 use model::service::Service;
 use sha2::{Digest, Sha256};
@@ -44,6 +47,7 @@ pub struct HostGuest {
     expected: Arc<Expected>,
     vmm: Arc<dyn Vmm>,
     authorized_keys: Vec<String>,
+    files: Vec<FileSync>,
 }
 
 /// Sockets bound for guests that have not said their word yet.
@@ -94,12 +98,18 @@ impl HostGuest {
         expected: Arc<Expected>,
         vmm: Arc<dyn Vmm>,
     ) -> HostGuest {
-        HostGuest { layout, runtime, clock, expected, vmm, authorized_keys: Vec::new() }
+        HostGuest { layout, runtime, clock, expected, vmm, authorized_keys: Vec::new(), files: Vec::new() }
     }
 
     /// Lines for root's authorized_keys, for guests that run an sshd of their own.
     pub fn with_authorized_keys(mut self, lines: Vec<String>) -> Self {
         self.authorized_keys = lines;
+        self
+    }
+
+    /// What every guest gets at its start.
+    pub fn with_files(mut self, files: Vec<FileSync>) -> Self {
+        self.files = files;
         self
     }
 
@@ -247,6 +257,28 @@ impl Guest for HostGuest {
         let path = self.layout.vsock(id);
         let answer = self.runtime.block_on(async { guest::post(&path, "/service", &said).await });
         answer.map_err(|error| self.error(id, "give its service to the guest of", error))
+    }
+
+    fn sync_files(&self, id: &SandboxId, watch: &dyn Watch) -> Result<()> {
+        let socket = self.layout.vsock(id);
+        let ended = self.runtime.block_on(async {
+            tokio::select! {
+                ended = sync::sync(&socket, &self.files) => Ok(ended),
+                () = self.exit(id) => Err(HostErrorKind::GuestGone),
+                () = unwanted(watch) => Err(HostErrorKind::Cancelled),
+            }
+        });
+        let attempt = || format!("cannot copy the files of `[[file_sync]]` into the guest of {id}");
+        match ended {
+            Ok(Ok(notes)) => {
+                notes.into_iter().for_each(|text| watch.report(Report::Note { text }));
+                Ok(())
+            }
+            Ok(Err(error)) => Err(HostError::new(HostErrorKind::Broken, attempt())
+                .with_source(error)
+                .with_hint("mend that entry of the configuration, or take it out")),
+            Err(kind) => Err(HostError::new(kind, attempt())),
+        }
     }
 
     fn request_shutdown(&self, id: &SandboxId, grace_ms: u64) -> Result<()> {

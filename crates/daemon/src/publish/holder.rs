@@ -1,14 +1,16 @@
-//! Who listens on a TCP port of this host: best effort, for a sentence. Other people's processes hide their descriptors,
+//! Who listens on a port of this host: best effort, for a sentence. Other people's processes hide their descriptors,
 //! and a process may end while it is looked for.
 
+use model::port::Protocol;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// 65536: more sockets or processes than that, and nobody is named.
 const LOOK_LIMIT: usize = 65_536;
-/// The state LISTEN in /proc/net/tcp (include/net/tcp_states.h).
+/// The states of a TCP socket that listens and of a UDP socket without a peer (include/net/tcp_states.h).
 const LISTEN: &str = "0A";
+const CLOSE: &str = "07";
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -18,17 +20,18 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pid == std::process::id() {
-            true => write!(f, "bangerd, for another sandbox,"),
-            false => write!(f, "`{}` (pid {})", self.name, self.pid),
-        }
+        write!(f, "`{}` (pid {})", self.name, self.pid)
     }
 }
 
-pub fn of(address: SocketAddr) -> Option<Holder> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
+pub fn of(address: SocketAddr, protocol: Protocol) -> Option<Holder> {
+    let (tables, state) = match protocol {
+        Protocol::Tcp => (["/proc/net/tcp", "/proc/net/tcp6"], LISTEN),
+        Protocol::Udp => (["/proc/net/udp", "/proc/net/udp6"], CLOSE),
+    };
+    let inode = tables.iter().find_map(|table| {
         let text = std::fs::read_to_string(table).ok()?;
-        listening_inode(&text, address).map(str::to_owned)
+        listening_inode(&text, address, state).map(str::to_owned)
     })?;
     let wanted = format!("socket:[{inode}]");
     let processes = std::fs::read_dir("/proc").ok()?.take(LOOK_LIMIT).flatten();
@@ -44,7 +47,7 @@ fn holds(descriptors: &Path, wanted: &str) -> bool {
 }
 
 /// The socket that stands in the way: on the same port, at the same address or at all of them.
-fn listening_inode(table: &str, wanted: SocketAddr) -> Option<&str> {
+fn listening_inode<'a>(table: &'a str, wanted: SocketAddr, listens: &str) -> Option<&'a str> {
     table.lines().skip(1).take(LOOK_LIMIT).find_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let (local, state) = (fields.next()?, fields.nth(1)?);
@@ -52,7 +55,7 @@ fn listening_inode(table: &str, wanted: SocketAddr) -> Option<&str> {
         let (address, port) = local.split_once(':')?;
         let (address, port) = (parse_address(address)?, u16::from_str_radix(port, 16).ok()?);
         let meets = address == wanted.ip() || address.is_unspecified() || wanted.ip().is_unspecified();
-        (state == LISTEN && port == wanted.port() && meets).then_some(inode)
+        (state == listens && port == wanted.port() && meets).then_some(inode)
     })
 }
 
@@ -78,10 +81,13 @@ mod tests {
     fn whoever_listens_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
-        let holder = of(address).expect("somebody listens");
+        let holder = of(address, Protocol::Tcp).expect("somebody listens");
         assert_eq!(holder.pid, std::process::id());
         drop(listener);
-        assert_eq!(of(address), None);
+        assert_eq!(of(address, Protocol::Tcp), None);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let holder = of(socket.local_addr().expect("bound"), Protocol::Udp).expect("somebody has it");
+        assert_eq!(holder.pid, std::process::id());
     }
 
     #[cfg(target_endian = "little")]
@@ -92,13 +98,16 @@ mod tests {
             \x20  1: 0100007F:1F91 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1000        0 222 1 0 100 0 0 10 0\n\
             \x20  2: 00000000:1F92 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 333 1 0 100 0 0 10 0\n";
         let check = |address: &str, expected: Option<&str>| {
-            assert_eq!(listening_inode(table, address.parse().expect("an address")), expected, "{address}");
+            assert_eq!(listening_inode(table, address.parse().expect("an address"), LISTEN), expected, "{address}");
         };
         check("127.0.0.1:8080", Some("111"));
         check("0.0.0.0:8080", Some("111"));
         check("127.0.0.2:8080", None);
         check("127.0.0.1:8081", None);
         check("127.0.0.2:8082", Some("333"));
-        assert_eq!(listening_inode("garbage\nmore garbage: here\n", "127.0.0.1:1".parse().expect("an address")), None);
+        assert_eq!(
+            listening_inode("garbage\nmore garbage: here\n", "127.0.0.1:1".parse().expect("an address"), LISTEN),
+            None
+        );
     }
 }

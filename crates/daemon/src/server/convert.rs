@@ -57,6 +57,7 @@ pub fn spec(request: &CreateRequest, app: &App) -> Result<SandboxSpec, Refusal> 
             allow_networks: request.allow_networks.clone(),
         },
         ports: request.ports.iter().map(|port| parse::<PortForward>(port)).collect::<Result<_, _>>()?,
+        auto_forward: request.auto_forward,
         labels: request.labels.clone(),
         restart: parse_or(&request.restart, || defaults.restart.value)?,
         stop_when_idle_s: request.stop_when_idle_s.or_else(|| idle_default(config)),
@@ -172,6 +173,7 @@ pub fn sandbox(record: &Sandbox) -> wire_control::Sandbox {
         },
         addresses: record.attachment.as_ref().map(|link| link.addresses.clone()).unwrap_or_default(),
         ports: ports(record).iter().map(ToString::to_string).collect(),
+        auto_forward: spec.auto_forward,
         labels: spec.labels.clone(),
         workspaces: record.workspaces.iter().map(workspace).collect(),
         created_at_ns: record.created_at,
@@ -332,8 +334,16 @@ pub fn changes(request: &wire_control::SetRequest) -> Result<Changes, Refusal> {
         outbound: request.outbound.as_deref().map(outbound).transpose()?,
         stop_when_idle_s: request.stop_when_idle_s.map(|seconds| (seconds > 0).then_some(seconds)),
         labels: request.labels.iter().map(label).collect(),
-        ports: None,
+        ..Changes::default()
     })
+}
+
+pub fn port_changes(request: &wire_control::PortsRequest) -> Result<Changes, Refusal> {
+    bounded("ports", request.add.len().max(request.remove.len()))?;
+    let add = request.add.iter().map(|port| parse(port)).collect::<Result<_, _>>()?;
+    let remove = request.remove.iter().map(|port| parse(port)).collect::<Result<_, _>>()?;
+    let ports = engine::PortChanges { add, remove };
+    Ok(Changes { ports, auto_forward: request.auto_forward, ..Changes::default() })
 }
 
 pub fn set_answer(applied: &Applied) -> wire_control::SetAnswer {

@@ -1,4 +1,4 @@
-//! What a running sandbox tells: health, stats, ports. Figures of the host come from the host, figures of the guest are
+//! What a running sandbox tells: health, stats. Figures of the host come from the host, figures of the guest are
 //! the guest's own claims.
 
 use super::fault::{Refusal, guest_fault};
@@ -10,16 +10,13 @@ use crate::process::{self, ProcessUse};
 use axum::extract::State;
 use engine::Sandbox;
 use model::State as Life;
-use model::port::PortForward;
 use std::sync::Arc;
 use std::time::Instant;
-use wire::control::{PortRow, PortsAnswer, SandboxHealth, Stats};
-use wire::guest::{Health, ListeningSocket, Metrics, Ports};
+use wire::control::{SandboxHealth, Stats};
+use wire::guest::{Health, Metrics};
 use wire::{Fault, FaultKind};
 
 type Shared = State<Arc<App>>;
-/// More listening sockets than a table can show; a guest may claim any number.
-const MAX_PORTS: usize = 4096;
 
 /// Asks the agent how it is
 #[utoipa::path(get, path = "/v1/vms/{ref}/health", tag = "vms", params(("ref" = String, Path)),
@@ -91,34 +88,6 @@ fn claim(stats: &mut Stats, metrics: &Metrics) {
 fn allocated_bytes(app: &App, id: &model::SandboxId) -> u64 {
     let disks = app.host.disk.observe().unwrap_or_default();
     disks.iter().find(|facts| facts.id == *id).map_or(0, |facts| facts.allocated.bytes())
-}
-
-/// Lists what listens in the guest, and how the host reaches it
-#[utoipa::path(get, path = "/v1/vms/{ref}/ports", tag = "vms", params(("ref" = String, Path)),
-    responses((status = 200, body = PortsAnswer), (status = "default", body = Fault)))]
-pub async fn ports(State(app): Shared, reference: Named) -> Result<axum::Json<PortsAnswer>, Refusal> {
-    let sandbox = running(&app, &reference)?;
-    let listening = match app.kind {
-        HostKind::Sim => Vec::new(),
-        HostKind::Real => ask::<Ports>(&app, &sandbox, "/ports").await?.listening,
-    };
-    let rows = listening.into_iter().take(MAX_PORTS).map(|socket| row(socket, &sandbox.ports)).collect();
-    Ok(axum::Json(PortsAnswer { ports: rows }))
-}
-
-fn row(socket: ListeningSocket, published: &[PortForward]) -> PortRow {
-    let forward = published.iter().find(|forward| {
-        forward.guest_port == socket.port && format!("{:?}", forward.protocol).eq_ignore_ascii_case(&socket.protocol)
-    });
-    let host_address = forward.map(|forward| std::net::SocketAddr::new(forward.host_address, forward.host_port));
-    PortRow {
-        url: host_address.filter(|_| socket.protocol == "tcp").map(|address| format!("http://{address}/")),
-        host_address: host_address.map(|address| address.to_string()),
-        protocol: socket.protocol,
-        guest_address: socket.address,
-        guest_port: socket.port,
-        process: socket.process,
-    }
 }
 
 pub(super) async fn ask<T: serde::de::DeserializeOwned>(

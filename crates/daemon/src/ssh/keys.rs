@@ -3,6 +3,7 @@
 //! ```text
 //!  <state>/ssh/id_ed25519, id_ed25519.pub   0600, 0644; made once, put into guests that run a sshd of their own
 //!  <state>/ssh/host/<id>                    0600; made with the sandbox, removed with it
+//!  <state>/ssh/direct/<id>                  written by ssh: the key of a server of the guest's own; removed with the sandbox
 //!  <state>/ssh/known_hosts                  0644; written anew, by rename, from all sandboxes that there are
 //! ```
 //! A private key that others can read is refused, not mended: nobody knows who has read it.
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// The domain of sandboxes.
 const DOMAIN: &str = "vm";
+/// Folders of one file per sandbox.
+const PER_SANDBOX: &[&str] = &["host", "direct"];
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
@@ -43,9 +46,11 @@ pub struct Keys {
 impl Keys {
     /// Makes the folder, 0700.
     pub fn open(folder: PathBuf) -> Result<Self, KeyError> {
-        let host = folder.join("host");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&host);
-        made.map_err(|source| KeyError::Write { path: host, source })?;
+        for name in PER_SANDBOX {
+            let path = folder.join(name);
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+            made.map_err(|source| KeyError::Write { path, source })?;
+        }
         Ok(Keys { folder })
     }
 
@@ -73,24 +78,9 @@ impl Keys {
         ensure(&self.host_key_path(id), id.as_str()).map(HostKey)
     }
 
-    /// Host keys of sandboxes that are gone.
+    /// Files of sandboxes that are gone.
     fn remove_others(&self, sandboxes: &[(SandboxId, SandboxName)]) -> Result<(), KeyError> {
-        let folder = self.folder.join("host");
-        let entries = std::fs::read_dir(&folder).map_err(|source| KeyError::Read { path: folder, source })?;
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
-            let path = entry.path();
-            match id {
-                Some(id) if !sandboxes.iter().any(|(kept, _)| *kept == id) => match std::fs::remove_file(&path) {
-                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                        return Err(KeyError::Write { path, source });
-                    }
-                    _ => {}
-                },
-                _ => {}
-            }
-        }
-        Ok(())
+        PER_SANDBOX.iter().try_for_each(|name| remove_others(self.folder.join(name), sandboxes))
     }
 
     /// Pins the host keys of exactly these sandboxes; the keys of others are removed.
@@ -114,6 +104,24 @@ impl Keys {
     fn host_key_path(&self, id: &SandboxId) -> PathBuf {
         self.folder.join("host").join(id.as_str())
     }
+}
+
+fn remove_others(folder: PathBuf, sandboxes: &[(SandboxId, SandboxName)]) -> Result<(), KeyError> {
+    let entries = std::fs::read_dir(&folder).map_err(|source| KeyError::Read { path: folder, source })?;
+    for entry in entries.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
+        let path = entry.path();
+        match id {
+            Some(id) if !sandboxes.iter().any(|(kept, _)| *kept == id) => match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(KeyError::Write { path, source });
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn ensure(path: &Path, comment: &str) -> Result<PrivateKey, KeyError> {
@@ -217,6 +225,7 @@ mod tests {
         let (_folder, keys) = keys();
         let web = (SandboxId::from_bits(1), "web".parse::<SandboxName>().expect("a name"));
         let db = (SandboxId::from_bits(2), "db".parse::<SandboxName>().expect("a name"));
+        std::fs::write(keys.folder.join("direct").join(db.0.as_str()), "its own").expect("as ssh does");
         keys.write_known_hosts(&[web.clone(), db]).expect("written");
         let text = std::fs::read_to_string(keys.known_hosts_path()).expect("read");
         assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 2);
@@ -225,5 +234,6 @@ mod tests {
         let after = std::fs::read_to_string(keys.known_hosts_path()).expect("read");
         assert!(after.contains("web.vm") && !after.contains("db.vm"), "{after}");
         assert_eq!(std::fs::read_dir(keys.folder.join("host")).expect("a folder").count(), 1);
+        assert_eq!(std::fs::read_dir(keys.folder.join("direct")).expect("a folder").count(), 0);
     }
 }

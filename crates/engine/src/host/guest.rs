@@ -12,6 +12,8 @@ pub trait Guest: Send + Sync {
     fn await_ready(&self, id: &SandboxId, timeout_ms: u64, watch: &dyn Watch) -> Result<Readiness>;
     /// Gives a guest its name, address, clock and entropy; after boot and after every restore.
     fn identify(&self, id: &SandboxId, identity: &GuestIdentity) -> Result<()>;
+    /// Gives a guest the files of the host that its owner wants in every guest. One that is not there is worth a note.
+    fn sync_files(&self, id: &SandboxId, watch: &dyn Watch) -> Result<()>;
     /// The guest knows the image's command and runs it unless it has ended for good. How it fares is the guest's to tell.
     fn ensure_service(&self, id: &SandboxId, service: &Service) -> Result<()>;
     /// Asks the guest to stop its services, sync and power off; answers once it has agreed.

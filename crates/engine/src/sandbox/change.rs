@@ -3,7 +3,7 @@
 //! The host is changed first and the record last, so that after a crash between the two the record still tells what
 //! `reconcile` shall make so again.
 
-use super::Sandbox;
+use super::{PortChanges, Sandbox};
 use crate::engine::{Engine, Entry, Saving};
 use crate::error::{Error, Kind, Result};
 use crate::host::Watch;
@@ -11,7 +11,6 @@ use crate::lock;
 use crate::plan::{self, Plan, Step, Verb};
 use model::egress::Outbound;
 use model::lifecycle::{Answer, Request, answer};
-use model::port::PortForward;
 use model::workspace::Workspace;
 use model::{ByteSize, RestartPolicy, SandboxId, SandboxName, SandboxSpec, State, Vcpus};
 use std::collections::BTreeMap;
@@ -31,7 +30,8 @@ pub struct Changes {
     pub stop_when_idle_s: Option<Option<u64>>,
     /// `None` removes the label.
     pub labels: BTreeMap<String, Option<String>>,
-    pub ports: Option<Vec<PortForward>>,
+    pub ports: PortChanges,
+    pub auto_forward: Option<bool>,
 }
 
 /// The sandbox as it is now, and which changes wait.
@@ -48,7 +48,7 @@ impl Engine {
         if let Answer::Refused(reason) = answer(before.state, Request::SetLive) {
             return Err(crate::engine::refused(&before, Request::SetLive, reason));
         }
-        let spec = changes.apply(&before.spec)?;
+        let spec = changes.apply(&before)?;
         let steps = self.steps_of_set(&before, &spec)?;
         if steps.is_empty() {
             let sandbox = self.record_spec(id, changes)?;
@@ -60,7 +60,8 @@ impl Engine {
             Entry::AlreadySo(sandbox) => Ok(applied(sandbox, &before.spec, before.state)),
             Entry::Seated(seat, record) => {
                 // It may have been started or stopped while we waited for the seat.
-                let steps = self.steps_of_set(&record, &changes.apply(&record.spec)?)?;
+                let changes = &Changes { ports: changes.ports.resolved(&record)?, ..changes.clone() };
+                let steps = self.steps_of_set(&record, &changes.apply(&record)?)?;
                 self.simply(&seat, &plan::plan(verb, &record, steps), operation, watch)?;
                 let sandbox = self.record_spec(id, changes).inspect_err(|_| self.look_again())?;
                 Ok(applied(sandbox, &record.spec, record.state))
@@ -131,7 +132,7 @@ impl Engine {
 
     fn record_spec(&self, id: &SandboxId, changes: &Changes) -> Result<Arc<Sandbox>> {
         self.update_with_table(id, None, |table, record| {
-            record.spec = changes.apply(&record.spec)?;
+            record.spec = changes.apply(record)?;
             match &changes.name {
                 Some(_) => self.admit_name(table, record, Some(id)),
                 None => Ok(()),
@@ -141,7 +142,8 @@ impl Engine {
 }
 
 impl Changes {
-    fn apply(&self, spec: &SandboxSpec) -> Result<SandboxSpec> {
+    fn apply(&self, record: &Sandbox) -> Result<SandboxSpec> {
+        let spec = &record.spec;
         let mut new = spec.clone();
         let name = &spec.name;
         for (what, old, wanted) in
@@ -160,7 +162,8 @@ impl Changes {
         new.restart = self.restart.unwrap_or(new.restart);
         new.egress.outbound = self.outbound.unwrap_or(new.egress.outbound);
         new.stop_when_idle_s = self.stop_when_idle_s.unwrap_or(new.stop_when_idle_s);
-        new.ports = self.ports.clone().unwrap_or(new.ports);
+        new.ports = self.ports.apply(record)?;
+        new.auto_forward = self.auto_forward.unwrap_or(new.auto_forward);
         for (key, value) in &self.labels {
             match value {
                 Some(value) => drop(new.labels.insert(key.clone(), value.clone())),
@@ -189,6 +192,7 @@ fn applied(sandbox: Arc<Sandbox>, old: &SandboxSpec, state: State) -> Applied {
     note(&mut live, "stop_when_idle", new.stop_when_idle_s != old.stop_when_idle_s);
     note(&mut live, "labels", new.labels != old.labels);
     note(&mut live, "ports", new.ports != old.ports);
+    note(&mut live, "auto_forward", new.auto_forward != old.auto_forward);
     note(&mut at_boot, "vcpus", new.vcpus != old.vcpus);
     note(&mut at_boot, "memory", new.memory != old.memory);
     note(&mut at_boot, "disk_size", new.disk_size != old.disk_size);

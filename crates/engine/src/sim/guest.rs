@@ -50,6 +50,10 @@ impl Guest for SimGuests {
         self.0.call("cannot give a guest its service", |state| answers(state, id))
     }
 
+    fn sync_files(&self, id: &SandboxId, _: &dyn Watch) -> Result<()> {
+        self.0.call("cannot sync files to a guest", |state| answers(state, id).map(drop))
+    }
+
     fn request_shutdown(&self, id: &SandboxId, _grace_ms: u64) -> Result<()> {
         self.0.call("cannot ask a guest to power off", |state| {
             answers(state, id)?;

@@ -22,6 +22,7 @@ pub fn spec(name: &str) -> SandboxSpec {
         ports: Vec::new(),
         labels: BTreeMap::new(),
         restart: RestartPolicy::No,
+        auto_forward: false,
         stop_when_idle_s: None,
         ephemeral: false,
         service: Default::default(),

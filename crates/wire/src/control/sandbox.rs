@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
 
+/// Fields that came later are left out where they say nothing.
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxList {
     pub vms: Vec<Sandbox>,
@@ -41,6 +46,9 @@ pub struct Sandbox {
     /// As bound on the host: `127.0.0.1:8080:80`.
     #[serde(default)]
     pub ports: Vec<String>,
+    /// What the guest listens on is published as it appears.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub auto_forward: bool,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -103,6 +111,9 @@ pub struct CreateRequest {
     /// Private ranges opened on purpose (CIDR).
     pub allow_networks: Vec<String>,
     pub ports: Vec<String>,
+    /// Publish what the guest listens on, as it appears.
+    #[serde(skip_serializing_if = "is_false")]
+    pub auto_forward: bool,
     pub labels: BTreeMap<String, String>,
     pub restart: Option<String>,
     pub stop_when_idle_s: Option<u64>,
@@ -202,12 +213,24 @@ pub struct Stats {
     pub network_sent_bytes: u64,
 }
 
+/// Which ports shall be published and which no more; all or none of it happens.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct PortsRequest {
+    /// `8080:80`, `0.0.0.0:8080:80/tcp`, `5353:53/udp`.
+    pub add: Vec<String>,
+    /// The guest's port, else the host's (`80`, `53/udp`), or a whole one (`8080:80`).
+    pub remove: Vec<String>,
+    /// Whether to publish what the guest listens on, as it appears.
+    pub auto_forward: Option<bool>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PortsAnswer {
     pub ports: Vec<PortRow>,
 }
 
-/// A listening socket in the guest and how the host reaches it.
+/// A listening socket in the guest and how the host reaches it; or a published port on which nothing listens.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PortRow {
     pub protocol: String,
@@ -219,6 +242,33 @@ pub struct PortRow {
     pub host_address: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// Published because the guest listens there, and only as long.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub auto: bool,
+    /// Published, and nothing in the guest listens there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub idle: bool,
+}
+
+/// Files of the guest, as `wire::guest` tells of them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[serde(default)]
+pub struct FilesRequest {
+    /// An absolute path in the guest.
+    pub path: String,
+    /// Reading: what the tree is called in the archive, where not by its own name.
+    pub name: Option<String>,
+    /// Reading: take what a link leads to.
+    pub follow: bool,
+    /// Writing: `root` for files that shall be root's, whoever the archive says.
+    pub owner: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[serde(default)]
+pub struct StreamRequest {
+    /// A TCP port on the guest's loopback.
+    pub port: u16,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema, IntoParams)]
