@@ -3,6 +3,7 @@
 mod bare;
 mod convert;
 mod fleet;
+mod network;
 mod ssh;
 
 use crate::{build, process};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 const SAMPLE: &str = "banger-bench-sample";
 const SHAPE: &[&str] = &["--vmm", "qemu", "--init", "agent", "--vcpu", "1", "--memory", "512"];
 const RUNS: usize = 7;
-const NAMES: &str = "`create`, `fleet`, `convert`, `ssh`";
+const NAMES: &str = "`create`, `fleet`, `convert`, `network`, `ssh`";
 
 pub fn run(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
@@ -24,6 +25,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Some("fleet") => fleet::run(),
         Some("convert") => convert::run(),
         Some("ssh") => ssh::run(),
+        Some("network") => network::run(),
+        Some("sink") => network::sink(),
         Some(name) => bail!("there is no benchmark `{name}`; there are {NAMES}"),
         None => bail!("name a benchmark: {NAMES}"),
     }

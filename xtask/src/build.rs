@@ -1,4 +1,4 @@
-//! The binaries: `banger`, `bangerd` and `bangerd-root` for the host, the agent as a static file for any guest.
+//! The binaries: `banger`, `bangerd`, `bangerd-root` and `banger-gateway` for the host, the agent as a static file for any guest.
 
 use crate::process;
 use anyhow::{Context, Result};
@@ -19,12 +19,12 @@ impl Binaries {
 }
 
 pub fn release() -> Result<Binaries> {
-    process::run("cargo", &["build", "--release", "-p", "cli", "-p", "daemon", "-p", "helper"])?;
+    process::run("cargo", &["build", "--release", "-p", "cli", "-p", "daemon", "-p", "gateway", "-p", "helper"])?;
     place_agent("release")
 }
 
 pub fn debug() -> Result<Binaries> {
-    process::run("cargo", &["build", "--quiet", "-p", "cli", "-p", "daemon", "-p", "helper"])?;
+    process::run("cargo", &["build", "--quiet", "-p", "cli", "-p", "daemon", "-p", "gateway", "-p", "helper"])?;
     place_agent("debug")
 }
 

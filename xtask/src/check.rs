@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("images", &["model"]),
     ("engine", &["model"]),
     ("daemon", &["engine", "files", "images", "model", "wire"]),
+    ("gateway", &["model", "wire"]),
     ("helper", &["model", "wire"]),
     ("agent", &["files", "model", "wire"]),
     ("cli", &["files", "model", "wire"]),

@@ -14,8 +14,8 @@ use std::time::Duration;
 use wire::guest::GuestNetwork;
 use wire::{Fault, FaultKind};
 
-/// 5 s: the kernel answers in microseconds, an emulated one in milliseconds.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// 30 s: the kernel answers in microseconds, an emulated one in milliseconds, one under emulated KVM in seconds.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Has this agent met its link? One that a person took down later keeps addresses.
 static SEEN: AtomicBool = AtomicBool::new(false);

@@ -3,8 +3,8 @@
 
 use crate::command::{
     audit, completion, copy, create, daemon, delete, doctor, events, exec, health, history, image, internal, kernel,
-    kill, list, logs, pause, ping, port, ports, prune, rename, reset, restart, run, service, set, shell, show, ssh,
-    ssh_config, start, stats, stop, version, workspace,
+    kill, list, logs, net, pause, ping, port, ports, prune, rename, reset, restart, run, service, set, shell, show,
+    ssh, ssh_config, start, stats, stop, system, version, workspace,
 };
 use crate::render::Output;
 use clap::{Args, Parser, Subcommand};
@@ -69,6 +69,9 @@ pub enum Command {
     /// Show, start or stop bangerd
     #[command(subcommand, long_about = DAEMON_PAGE, arg_required_else_help = true)]
     Daemon(daemon::DaemonCommand),
+    /// Look after what banger keeps on this host beside its sandboxes
+    #[command(subcommand, arg_required_else_help = true)]
+    System(system::SystemCommand),
     Doctor(doctor::DoctorArgs),
     History(history::HistoryArgs),
     Events(events::EventsArgs),
@@ -151,6 +154,9 @@ pub enum VmCommand {
     #[command(subcommand, long_about = PORT_PAGE, arg_required_else_help = true)]
     Port(port::PortCommand),
     Ports(ports::PortsArgs),
+    /// Decide what a sandbox may reach, and see what it was refused
+    #[command(subcommand, arg_required_else_help = true)]
+    Net(net::NetCommand),
     Service(service::ServiceArgs),
     Set(set::SetArgs),
     Rename(rename::RenameArgs),

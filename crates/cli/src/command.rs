@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod kill;
 pub mod list;
 pub mod logs;
+pub mod net;
 pub mod pause;
 pub mod ping;
 pub mod port;
@@ -40,6 +41,7 @@ pub mod ssh_proxy;
 pub mod start;
 pub mod stats;
 pub mod stop;
+pub mod system;
 mod values;
 pub mod version;
 pub mod workspace;
@@ -70,6 +72,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Ps(args) => block_on(or_cancel(list::ps(c, args))),
         Command::Image(command) => block_on(or_cancel(image::run(c, command))),
         Command::Kernel(command) => block_on(or_cancel(kernel::run(c, command))),
+        Command::System(command) => block_on(or_cancel(system::run(c, command))),
         Command::Daemon(command) => block_on(or_cancel(daemon::run(c, command))),
         Command::Doctor(args) => block_on(or_cancel(doctor::run(c, args))),
         Command::History(args) => block_on(or_cancel(history::run(c, args))),
@@ -108,6 +111,7 @@ fn vm(c: &Context, command: VmCommand) -> Outcome {
         VmCommand::Stats(args) => block_on(stats::run(c, args)),
         VmCommand::Cp(args) => block_on(copy::run(c, args)),
         VmCommand::Port(command) => block_on(or_cancel(port::run(c, command))),
+        VmCommand::Net(command) => block_on(or_cancel(net::run(c, command))),
         VmCommand::Ports(args) => block_on(or_cancel(ports::run(c, args))),
         VmCommand::Service(args) => block_on(or_cancel(service::run(c, args))),
         VmCommand::Set(args) => block_on(or_cancel(set::run(c, args))),

@@ -4,6 +4,7 @@
 
 use daemon::host::disk::HostDisk;
 use daemon::host::network::HostNetwork;
+use daemon::host::network::gateways::Gateways;
 use daemon::host::vmm::backends::Programs;
 use daemon::host::vmm::boot::LayoutKernels;
 use daemon::host::vmm::{HostVmm, Settings};
@@ -34,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}: usable {}, {}", facts.backend, facts.usable, facts.reason);
     }
     let id = SandboxId::from_bits(0xb007);
-    let (disk, network) = (HostDisk::new(layout.clone()), HostNetwork::new(None));
+    let (disk, network) =
+        (HostDisk::new(layout.clone()), HostNetwork::new(None).with_gateways(Gateways::new(layout.clone())));
     let mut machine = Machine {
         id: id.clone(),
         backend: backend.parse()?,

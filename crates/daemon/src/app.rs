@@ -3,6 +3,8 @@
 
 use crate::config::Config;
 use crate::config::defaults::Defaults;
+use crate::dns::GuestResolver;
+use crate::host::network::bridged::Bridged;
 use crate::layout::Layout;
 use engine::StateChange;
 use engine::host::Host;
@@ -45,6 +47,8 @@ pub struct App {
     pub log_file: PathBuf,
     pub started_at: u64,
     pub library: Option<Arc<crate::host::images::Library>>,
+    pub network: Option<Arc<Bridged>>,
+    pub guest_names: Option<Arc<GuestResolver>>,
     pub long_work: Semaphore,
     /// Who works on whose workspaces.
     pub workspaces: crate::workspace::locks::Locks,
@@ -69,11 +73,14 @@ pub struct Parts {
     pub socket: PathBuf,
     pub library: Option<Arc<crate::host::images::Library>>,
     pub ports: Option<Arc<crate::publish::Ports>>,
+    pub network: Option<Arc<Bridged>>,
+    pub guest_names: Option<Arc<GuestResolver>>,
 }
 
 impl App {
     pub fn new(parts: Parts) -> Arc<App> {
-        let Parts { engine, host, kind, config, defaults, layout, socket, library, ports } = parts;
+        let Parts { engine, host, kind, config, defaults, layout, socket, library, ports, network, guest_names } =
+            parts;
         let started_at = host.clock.now();
         let log_file = log_file(&layout);
         let app = Arc::new(App {
@@ -89,6 +96,8 @@ impl App {
             library,
             ports,
             ports_changed: Notify::new(),
+            network,
+            guest_names,
             long_work: Semaphore::new(MAX_LONG_WORK),
             workspaces: crate::workspace::locks::Locks::default(),
             dns: OnceLock::new(),

@@ -9,10 +9,12 @@ pub mod file_sync;
 pub mod keys;
 mod values;
 
+use crate::host::network::choice::Wanted;
 use model::{ByteSize, ImageName, KernelName, RestartPolicy, Vcpus};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use wire::privilege::address::Range;
 
 /// 256 KiB: a configuration is written by hand; anything longer is the wrong file.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -48,6 +50,10 @@ pub struct Config {
     #[serde(deserialize_with = "values::parsed")]
     pub restart: Option<RestartPolicy>,
     pub dns_port: Option<u16>,
+    #[serde(deserialize_with = "values::parsed")]
+    pub network: Option<Wanted>,
+    #[serde(deserialize_with = "values::parsed")]
+    pub network_range: Option<Range>,
     pub vm_defaults: VmDefaults,
     pub caps: Caps,
     pub file_sync: Vec<file_sync::FileSync>,

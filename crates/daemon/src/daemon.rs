@@ -5,7 +5,9 @@
 use crate::app::{App, HostKind, Parts};
 use crate::config::defaults::{Defaults, HostSize};
 use crate::config::{Config, ConfigError};
+use crate::dns::GuestResolver;
 use crate::host::images::Library;
+use crate::host::network::bridged::Bridged;
 use crate::instance::{InstanceError, Lock, Socket};
 use crate::layout::{Layout, LayoutError};
 use crate::publish::{Ports, follow};
@@ -49,8 +51,18 @@ pub struct Under {
     pub library: Option<Arc<Library>>,
     /// Absent where guests are.
     pub ports: Option<Arc<Ports>>,
+    /// Absent where the network is imaginary.
+    pub network: Option<Arc<Bridged>>,
+    pub guest_names: Option<Arc<GuestResolver>>,
     /// Guests run instruction by instruction here.
     pub emulated: bool,
+}
+
+impl Under {
+    /// A host and nothing beside it: no images, ports or network that are real.
+    pub fn over(host: Host) -> Under {
+        Under { host, library: None, ports: None, network: None, guest_names: None, emulated: false }
+    }
 }
 
 /// A daemon that holds its locks and its socket and does not serve yet.
@@ -65,7 +77,7 @@ impl Daemon {
     /// Takes the locks, opens the store, looks at the machine. Call on the runtime that will serve.
     pub fn open(options: Options) -> Result<Daemon, DaemonError> {
         Daemon::open_on(options, |options| match options.host {
-            HostKind::Sim => Ok(Under { host: host::simulated(), library: None, ports: None, emulated: false }),
+            HostKind::Sim => Ok(Under::over(host::simulated())),
             HostKind::Real => host::real(&options.layout, &options.config, Handle::current()),
         })
     }
@@ -76,14 +88,15 @@ impl Daemon {
         let state = Lock::take(&options.layout.daemon_lock())?;
         let mut socket = Socket::bind(&options.socket)?;
         let under = host(&options).map_err(|source| DaemonError::System { what: "prepare the host", source })?;
-        let Under { host, library, ports, emulated } = under;
+        let Under { host, library, ports, network, guest_names, emulated } = under;
         let Options { host: kind, layout, config, socket: _ } = options;
         let defaults = Defaults::new(&config, HostSize { emulated, ..HostSize::measure() });
         let engine = Engine::open(layout.state(), host.clone(), settings(&config, &defaults))?;
         let listener = listen(&mut socket)?;
         let path = socket.path().to_owned();
         let engine = Arc::new(engine);
-        let parts = Parts { engine, host, kind, config, defaults, layout, socket: path, library, ports };
+        let parts =
+            Parts { engine, host, kind, config, defaults, layout, socket: path, library, ports, network, guest_names };
         Ok(Daemon { app: App::new(parts), listener, socket, _state: state })
     }
 

@@ -7,12 +7,15 @@
 //! [`answer`] is pure: bytes in, bytes out, which is where the tests hold it. It is authoritative for `vm.` and for the
 //! reverse names of exactly the addresses it gave out; everything else is refused, so that a resolver asks elsewhere.
 //! Nothing is looked up for anybody, so it can amplify nothing worth the trouble, and it listens on loopback only.
+//! Guests ask [`GuestResolver`], which does look up, for them alone.
 
 mod answer;
+mod guests;
 mod server;
 mod zone;
 
 pub use answer::{Transport, answer};
+pub use guests::GuestResolver;
 pub use server::{DnsError, NameServer};
 pub use zone::{Host, Service, Zone};
 

@@ -2,6 +2,7 @@
 //! where it comes from. It looks and changes nothing.
 
 mod machine;
+mod network;
 
 use crate::app::{App, HostKind};
 use crate::config::defaults::{From, Provenance};
@@ -15,7 +16,10 @@ pub fn examine(app: &App) -> Doctor {
     let mut checks = vec![choice(&backends)];
     match app.kind {
         HostKind::Sim => checks.push(check("host", Verdict::Warn, "simulated: nothing here is a real machine", None)),
-        HostKind::Real => checks.extend(machine::checks(app)),
+        HostKind::Real => {
+            checks.extend(machine::checks(app));
+            checks.extend(network::checks(app));
+        }
     }
     Doctor { checks, backends: rows(&backends), defaults: defaults(app) }
 }

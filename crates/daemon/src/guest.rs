@@ -92,8 +92,18 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Gu
 
 /// An order whose answer says nothing but yes.
 pub async fn post<T: Serialize>(socket: &Path, path: &str, body: &T) -> Result<(), GuestError> {
+    post_within(socket, path, body, CALL_TIMEOUT).await
+}
+
+/// One that takes its time.
+pub async fn post_within<T: Serialize>(
+    socket: &Path,
+    path: &str,
+    body: &T,
+    within: Duration,
+) -> Result<(), GuestError> {
     let body = serde_json::to_vec(body).expect("the types of wire::guest are always valid JSON");
-    call(socket, Method::POST, path, body.into(), CALL_TIMEOUT).await.map(|_| ())
+    call(socket, Method::POST, path, body.into(), within).await.map(|_| ())
 }
 
 /// A stream into the guest, and its JSON answer. No deadline here: whoever feeds the stream knows how long it may take.

@@ -11,6 +11,7 @@ pub mod vmm;
 
 use crate::config::Config;
 use crate::daemon::Under;
+use crate::dns::{self, GuestResolver};
 use crate::guest_channel::Vsock;
 use crate::layout::Layout;
 use crate::publish::Ports;
@@ -18,7 +19,12 @@ use crate::ssh::keys::Keys;
 use engine::host::Host;
 use engine::host::vmm::{Vmm, choose};
 use model::VmmChoice;
+use network::bridged::{Bridged, GuestNames, Options, host_resolvers};
+use network::choice;
+use network::gateways::Gateways;
+use network::helper::{Helper, SOCKET, Starter};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use vmm::backends::Programs;
@@ -48,17 +54,47 @@ pub fn real(layout: &Layout, config: &Config, runtime: Handle) -> io::Result<Und
     let emulated = !chosen_is_accelerated(vmm.as_ref());
     let key = Keys::open(layout.ssh()).and_then(|keys| keys.ensure_client_key()).map_err(io::Error::other)?;
     let guest = guest::HostGuest::new(layout.clone(), runtime.clone(), clock.clone(), expected, vmm.clone());
-    let ports = Ports::new(runtime, Vsock::channel(layout.clone()));
+    let ports = Ports::new(runtime.clone(), Vsock::channel(layout.clone()));
+    let guest_names = match config.dns_port.unwrap_or(dns::DEFAULT_PORT) {
+        0 => None,
+        port => Some(Arc::new(GuestResolver::new(runtime, port))),
+    };
+    let user = network::HostNetwork::new(Some(ports.clone())).with_gateways(Gateways::new(layout.clone()));
+    let network = Arc::new(connect(layout, config, user, guest_names.clone())?);
     let host = Host {
         vmm,
-        network: Arc::new(network::HostNetwork::new(Some(ports.clone()))),
+        network: network.clone(),
         disk: Arc::new(disk::HostDisk::new(layout.clone())),
         images: library.clone(),
         guest: Arc::new(guest.with_authorized_keys(vec![key]).with_files(config.file_sync.clone())),
         repository: Arc::new(repository::HostRepository),
         clock,
     };
-    Ok(Under { host, library: Some(library), ports: Some(ports), emulated })
+    Ok(Under { host, library: Some(library), ports: Some(ports), network: Some(network), guest_names, emulated })
+}
+
+/// The network in the mode that this host allows. `BANGER_ROOT_SOCKET` names a helper elsewhere than packages put it.
+fn connect(
+    layout: &Layout,
+    config: &Config,
+    user: network::HostNetwork,
+    names: Option<Arc<GuestResolver>>,
+) -> io::Result<Bridged> {
+    let named = std::env::var_os("BANGER_ROOT_SOCKET").map(PathBuf::from);
+    let installed = named.clone().unwrap_or_else(|| SOCKET.into());
+    let own =
+        rustix::process::geteuid().is_root() && named.is_none() && !Helper::new(installed.clone(), None).answers();
+    let folder = layout.root_helper();
+    let owner = rustix::process::geteuid().as_raw();
+    let starter = own.then(|| Starter { program: choice::helper_program(), ledger: folder.clone(), owner });
+    let socket = if own { folder.join("socket") } else { installed };
+    let helper = Helper::new(socket, starter.clone());
+    let wanted = config.network.unwrap_or_default();
+    let choice = choice::choose(wanted, &choice::look(wanted, &helper, starter.as_ref()));
+    tracing::info!(mode = %choice.mode, reason = choice.reason, "the network of new sandboxes");
+    let names = names.map(|names| names as Arc<dyn GuestNames>);
+    let options = Options { choice, range: config.network_range, names, resolvers: host_resolvers() };
+    Bridged::open(helper, user, &layout.addresses(), options)
 }
 
 fn chosen_is_accelerated(vmm: &dyn Vmm) -> bool {

@@ -130,6 +130,15 @@ impl Layout {
         self.state.join("ssh")
     }
 
+    /// Which sandbox has which address on the bridge; `host::network::book` owns it.
+    pub fn addresses(&self) -> PathBuf {
+        self.state.join("addresses.json")
+    }
+    /// The ledger and socket of a root helper that `bangerd` starts itself.
+    pub fn root_helper(&self) -> PathBuf {
+        self.runtime.join("root")
+    }
+
     pub fn vms(&self) -> PathBuf {
         self.state.join("vms")
     }
@@ -138,6 +147,10 @@ impl Layout {
     }
     pub fn root_disk(&self, id: &SandboxId) -> PathBuf {
         self.vm(id).join("root.ext4")
+    }
+    /// What a sandbox in user mode may reach, as its gateway reads it.
+    pub fn gateway_policy(&self, id: &SandboxId) -> PathBuf {
+        self.vm(id).join("net.json")
     }
     pub fn work_disk(&self, id: &SandboxId) -> PathBuf {
         self.vm(id).join("work.ext4")
@@ -240,6 +253,10 @@ impl Layout {
     }
     pub fn vsock_device(&self, id: &SandboxId) -> PathBuf {
         self.run(id).join("vhost.sock")
+    }
+    /// Where the gateway of a sandbox in user mode answers.
+    pub fn gateway_control(&self, id: &SandboxId) -> PathBuf {
+        self.run(id).join("net.sock")
     }
     pub fn api_socket(&self, id: &SandboxId) -> PathBuf {
         self.run(id).join("api.sock")

@@ -5,6 +5,7 @@ use clap::Parser;
 use daemon::app::{HostKind, log_file};
 use daemon::config::Config;
 use daemon::daemon::{Daemon, DaemonError, Options};
+use daemon::host::network::choice::Wanted;
 use daemon::instance::InstanceError;
 use daemon::layout::Layout;
 use std::fs::File;
@@ -38,6 +39,9 @@ struct Arguments {
     /// The configuration file.
     #[arg(long, value_name = "FILE", env = "BANGER_CONFIG")]
     config: Option<PathBuf>,
+    /// How sandboxes are connected: `auto`, `bridged` or `user`.
+    #[arg(long, value_name = "MODE", env = "BANGER_NETWORK")]
+    network: Option<Wanted>,
     /// Write one line here once it serves (`ready`), or why it cannot, then close it.
     #[arg(long, value_name = "FD")]
     ready_fd: Option<RawFd>,
@@ -82,7 +86,8 @@ fn run(arguments: &Arguments, ready: &mut Ready) -> anyhow::Result<ExitCode> {
 }
 
 fn options(arguments: &Arguments) -> anyhow::Result<Options> {
-    let config = Config::load(&config_file(arguments)?)?;
+    let mut config = Config::load(&config_file(arguments)?)?;
+    config.network = arguments.network.or(config.network);
     let found = Layout::discover()?;
     let environment = model::paths::Environment::read(rustix::process::geteuid().as_raw(), |key| std::env::var_os(key));
     let chosen = arguments

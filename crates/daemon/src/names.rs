@@ -6,6 +6,8 @@
 //! | a tap on our bridge | its own addresses |
 //! | the VMM's user network | the address on this host to which its ports are bound, while there are any |
 //! | none | known, without an address |
+//!
+//! Guests see a zone of their own: the same names, without what leads to this host's loopback.
 
 use crate::app::{App, HostKind};
 use crate::dns::{self, Host, NameServer, Service, Zone};
@@ -26,11 +28,30 @@ pub async fn keep(app: Arc<App>) {
         return;
     }
     let server = start(&app).await;
+    let behind_gateways = start_for_gateways(&app, server.is_some()).await;
+    tell_host(&app, server.as_ref()).await;
+    tell(&app, server, behind_gateways).await;
+    let forgotten = app.ask(|app| {
+        app.network.iter().for_each(|network| network.host_names_are_gone());
+        Ok(())
+    });
+    let _ = forgotten.await;
+}
+
+/// Publishes every change until the daemon stops.
+async fn tell(app: &Arc<App>, server: Option<NameServer>, behind_gateways: Option<NameServer>) {
     let mut events = app.events();
     for serial in 1.. {
         if let Some(server) = &server {
             let hosts: Vec<Host> = app.engine.list().iter().map(|record| host(record)).collect();
             server.publish(Zone::new(&hosts, serial));
+        }
+        if let Some(guests) = &app.guest_names {
+            let hosts: Vec<Host> = app.engine.list().iter().map(|record| as_guests_see(record)).collect();
+            guests.publish(Zone::new(&hosts, serial));
+            if let Some(server) = &behind_gateways {
+                server.publish(Zone::new(&hosts, serial));
+            }
         }
         let pinned = app.ask(|app| {
             let pinned = Keys::open(app.layout.ssh()).and_then(|keys| pin_host_keys(app, &keys));
@@ -57,6 +78,16 @@ pub fn pin_host_keys(app: &App, keys: &Keys) -> Result<(), KeyError> {
     keys.write_known_hosts(&sandboxes)
 }
 
+async fn tell_host(app: &Arc<App>, server: Option<&NameServer>) {
+    let (Some(network), Some(server)) = (app.network.clone(), server) else { return };
+    let port = server.address().port();
+    let told = app.ask(move |_| {
+        network.host_names_are(port);
+        Ok(())
+    });
+    let _ = told.await;
+}
+
 async fn start(app: &App) -> Option<NameServer> {
     let port = app.config.dns_port.unwrap_or(dns::DEFAULT_PORT);
     if port == 0 {
@@ -76,6 +107,23 @@ async fn start(app: &App) -> Option<NameServer> {
     }
 }
 
+/// The guests' zone once more, on this host's loopback, where the gateways of guests in user mode reach it.
+async fn start_for_gateways(app: &Arc<App>, wanted: bool) -> Option<NameServer> {
+    let network = app.network.clone().filter(|_| wanted)?;
+    let server = NameServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+    let server = server.inspect_err(|error| tracing::warn!(%error, "guests cannot ask us for names")).ok()?;
+    network.name_server_is(server.address());
+    // Those that run already learn of it, too.
+    let told = app.ask(move |app| {
+        for record in app.engine.list().iter().filter(|record| record.state.may_have_vmm()) {
+            network.refresh(&record.id, &record.spec.egress);
+        }
+        Ok(())
+    });
+    let _ = told.await;
+    Some(server)
+}
+
 fn host(record: &Sandbox) -> Host {
     let bound = |port: &model::port::PortForward| SocketAddr::new(port.host_address, port.host_port);
     let service = |port: &model::port::PortForward| Service {
@@ -88,6 +136,14 @@ fn host(record: &Sandbox) -> Host {
         _ => published_addresses(record),
     };
     Host { name: record.name().clone(), addresses, services: record.ports.iter().map(service).collect() }
+}
+
+/// What this host publishes on its loopback is nowhere for a guest, whose loopback is its own.
+fn as_guests_see(record: &Sandbox) -> Host {
+    let mut seen = host(record);
+    seen.addresses.retain(|address| !address.is_loopback());
+    seen.services.clear();
+    seen
 }
 
 fn address(cidr: &str) -> Option<IpAddr> {

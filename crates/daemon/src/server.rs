@@ -17,6 +17,7 @@ mod kernels;
 mod library;
 mod logs;
 mod metrics;
+mod network;
 mod observe;
 pub mod openapi;
 mod ports;
@@ -34,6 +35,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 pub use input::{Named, Query};
+pub use network::obstacle;
 pub use sandboxes::vmm_pid;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +83,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/vms/{ref}/ssh", get(crate::ssh::door::ssh))
         .route("/v1/vms/{ref}/workspaces", post(workspaces::prepare))
         .route("/v1/workspaces/plan", post(workspaces::plan))
+        .route("/v1/vms/{ref}/net", get(network::show).patch(network::change))
+        .route("/v1/vms/{ref}/net/log", get(network::log))
+        .route("/v1/network", get(network::status))
+        .route("/v1/network/up", post(network::up))
+        .route("/v1/network/down", post(network::down))
         .route("/v1/history", get(host::history))
         .route("/v1/events", get(events::events))
         .route("/v1/audit", get(host::audit))

@@ -18,16 +18,37 @@ use wire::Fault;
 
 /// How late a restart or an idle stop may be.
 const TICK: Duration = Duration::from_secs(1);
+/// 10 s: how long guests may be without our rules at most; a look costs a socket and a few netlink messages.
+const MEND_EVERY: Duration = Duration::from_secs(10);
 /// 1 s for the host to tell how a VMM ended once its end is known.
 const EXIT_WITHIN_MS: u64 = 1000;
 
 /// Runs until the daemon stops.
 pub async fn watch(app: Arc<App>) {
     let ticks = tokio::spawn(tick(app.clone()));
+    let mending = tokio::spawn(mend_network(app.clone()));
     if app.kind == HostKind::Real {
         watch_vmms(&app).await;
     }
     let _ = ticks.await;
+    let _ = mending.await;
+}
+
+/// A firewall that is reloaded tells nobody; our rules are looked at now and then while anybody depends on them.
+async fn mend_network(app: Arc<App>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(MEND_EVERY) => {}
+            () = app.stopped() => return,
+        }
+        let mended = app.ask(|app| {
+            let mended = app.network.as_ref().map(|network| network.mend()).transpose();
+            mended.map_err(|error| crate::server::fault(error.into()))
+        });
+        if let Err(fault) = mended.await {
+            tracing::warn!(causes = ?fault.causes, "{fault}");
+        }
+    }
 }
 
 async fn tick(app: Arc<App>) {

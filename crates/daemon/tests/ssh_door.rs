@@ -54,8 +54,7 @@ fn daemon(home: &Path) -> Daemon {
     let layout = Layout::at(state, runtime, cache).expect("a layout");
     let config = Config { dns_port: Some(0), ..Config::default() };
     let options = Options { host: HostKind::Real, socket: layout.control_socket().to_owned(), layout, config };
-    let under =
-        |_: &Options| Ok(Under { host: daemon::host::simulated(), library: None, ports: None, emulated: false });
+    let under = |_: &Options| Ok(Under::over(daemon::host::simulated()));
     Daemon::open_on(options, under).expect("a daemon")
 }
 

@@ -6,7 +6,8 @@
 //!   ops       one function per operation of `wire::privilege`, under one lock
 //!     rules     policy → firewall script, pure
 //!     ledger    what was made, noted before it is made
-//!     netlink   links, addresses, neighbours        nft   the one program that is run, generation  whether anybody else changed rules
+//!     netlink   links, addresses, neighbours        nft, resolved   the two programs that are run
+//!     generation  whether anybody else changed rules
 //!     tap       /dev/net/tun                        sysctl  forwarding and what the bridge needs
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod netlink;
 pub mod nft;
 pub mod ops;
 pub mod passed;
+pub mod resolved;
 pub mod rules;
 pub mod serve;
 pub mod sysctl;

@@ -5,6 +5,7 @@
 //! | [`bridge`] | `EnsureBridge` |
 //! | [`tap`] | `EnsureTap`, `RemoveTap` |
 //! | [`rules`] | `ApplyPolicy`, `ReadRefused` |
+//! | [`names`] | `EnsureNames` |
 //! | [`forwarding`] | part of `EnsureBridge` and `NetworkDown` |
 //! | [`observe`] | `Observe`, `Ping` |
 //! | [`down`] | `NetworkDown` |
@@ -12,6 +13,7 @@
 pub mod bridge;
 pub mod down;
 pub mod forwarding;
+pub mod names;
 pub mod observe;
 pub mod rules;
 pub mod tap;
@@ -51,6 +53,7 @@ impl Root {
             Request::EnsureTap(ask) => tap::ensure(self, &ask.id).map(value),
             Request::RemoveTap(ask) => tap::remove(self, &ask.id).map(value),
             Request::ApplyPolicy(ask) => rules::apply(self, &ask.policy).map(value),
+            Request::EnsureNames(ask) => names::ensure(self, ask.port).map(value),
             Request::Observe(_) => observe::facts(self).map(value),
             Request::ReadRefused(ask) => rules::refused(self, &ask.id).map(value),
             Request::NetworkDown(_) => down::all(self).map(value),

@@ -14,11 +14,14 @@
 //! for all addresses of the range (proxy ARP). So one stateful table decides everything, and without rules guests
 //! still do not reach each other.
 //!
+//! Protocols stand there by number (6 TCP, 17 UDP, 1 and 58 ICMP, 0 hop-by-hop options): a small host has no
+//! /etc/protocols for `nft` to find their names in.
+//!
 //! Packets in the direction of the one who opened a connection are judged each time, established or not: a policy that
 //! becomes stricter ends what it forbids.
 
 use ipnet::IpNet;
-use model::egress::Outbound;
+use model::egress::{Outbound, PRIVATE_V4, PRIVATE_V6};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -30,24 +33,6 @@ pub const TABLE: &str = "banger";
 /// 4096 refused connections are remembered for an hour each; a guest that scans fills its share of memory, no more.
 const REFUSED_SIZE: u32 = 4096;
 const REFUSED_KEPT: &str = "1h";
-
-/// Not the public internet: private, shared, local, documentation and multicast blocks (IANA special-purpose
-/// registries). Opened one by one with allowed networks.
-const PRIVATE_V4: &[&str] = &[
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "224.0.0.0/3",
-];
-/// As above; `64:ff9b::/96` and `2002::/16` wrap IPv4 addresses, private ones too.
-const PRIVATE_V6: &[&str] =
-    &["::/96", "::ffff:0:0/96", "64:ff9b::/96", "100::/64", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8"];
 
 /// How the new rules arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +87,7 @@ table bridge {TABLE} {{
 		ether type ip6 icmpv6 type {{ nd-router-advert, nd-redirect }} counter drop comment "a guest is no router"
 		ether type ip6 iifname . ether saddr . ip6 saddr @guests6 accept
 		ether type ip6 ip6 saddr fe80::/10 accept
-		ether type ip6 ip6 saddr :: ip6 nexthdr {{ icmpv6, hopopt }} accept comment "is my address free?"
+		ether type ip6 ip6 saddr :: ip6 nexthdr {{ 58, 0 }} accept comment "is my address free?"
 		counter drop comment "spoofed address or foreign protocol"
 	}}
 }}
@@ -177,7 +162,7 @@ table inet {TABLE} {{
 		ip daddr 169.254.0.0/16 goto refused
 		ip saddr . ip daddr @allowed_networks4 accept
 		ip6 saddr . ip6 daddr @allowed_networks6 accept
-		ip saddr @outbound4 ip daddr @resolvers4 meta l4proto {{ tcp, udp }} th dport 53 accept
+		ip saddr @outbound4 ip daddr @resolvers4 meta l4proto {{ 6, 17 }} th dport 53 accept
 		ip daddr @private4 goto refused
 		ip6 daddr @private6 goto refused
 		ip saddr @outbound4 accept
@@ -191,9 +176,9 @@ table inet {TABLE} {{
 	}}
 
 	chain refused {{
-		meta l4proto {{ tcp, udp }} update @refused4 {{ ip saddr . ip daddr . meta l4proto . th dport }}
-		meta l4proto {{ tcp, udp }} update @refused6 {{ ip6 saddr . ip6 daddr . meta l4proto . th dport }}
-		ip protocol icmp update @refused4 {{ ip saddr . ip daddr . meta l4proto . 0 }}
+		meta l4proto {{ 6, 17 }} update @refused4 {{ ip saddr . ip daddr . meta l4proto . th dport }}
+		meta l4proto {{ 6, 17 }} update @refused6 {{ ip6 saddr . ip6 daddr . meta l4proto . th dport }}
+		ip protocol 1 update @refused4 {{ ip saddr . ip daddr . meta l4proto . 0 }}
 		counter reject with icmpx admin-prohibited
 	}}
 }}
@@ -210,7 +195,7 @@ fn dns(port: Option<u16>, gateway: Ipv4Addr) -> (String, String) {
             "\n\t\tiifname \"{BRIDGE}\" ip daddr {gateway} udp dport 53 redirect to :{port}\
              \n\t\tiifname \"{BRIDGE}\" ip daddr {gateway} tcp dport 53 redirect to :{port}"
         ),
-        format!("\n\t\tip daddr {gateway} meta l4proto {{ tcp, udp }} th dport {port} ct status dnat accept"),
+        format!("\n\t\tip daddr {gateway} meta l4proto {{ 6, 17 }} th dport {port} ct status dnat accept"),
     )
 }
 
@@ -307,7 +292,7 @@ impl Elements {
     }
 
     fn add_outbound(&mut self, guest: &GuestPolicy, range: Range) {
-        if guest.outbound == Outbound::Off {
+        if guest.outbound != Outbound::Nat {
             return;
         }
         let (v4, v6) = (guest.ipv4, range.address_v6(&guest.id));

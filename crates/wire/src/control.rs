@@ -28,6 +28,12 @@
 //! | `GET /v1/vms/{ref}/ssh` | `Upgrade: `[`SSH_UPGRADE`] | `101 Switching Protocols`, then the SSH protocol |
 //! | `POST /v1/vms/{ref}/workspaces` | [`PrepareRequest`] | stream, result [`Prepared`] |
 //! | `POST /v1/workspaces/plan` | [`PlanRequest`] | [`WorkspacePlan`] |
+//! | `GET /v1/vms/{ref}/net` | – | [`NetFacts`] |
+//! | `PATCH /v1/vms/{ref}/net` | [`NetChange`] | [`NetFacts`] |
+//! | `GET /v1/vms/{ref}/net/log` | – | [`NetLog`] |
+//! | `GET /v1/network` | – | [`NetworkStatus`] |
+//! | `POST /v1/network/up` | [`NetworkUpRequest`] | [`NetworkStatus`] |
+//! | `POST /v1/network/down` | [`NetworkDownRequest`] | [`NetworkDownAnswer`] |
 //! | `GET /v1/history` | [`HistoryRequest`] as query | [`History`] |
 //! | `GET /v1/events` | – | stream of [`StateChange`] |
 //! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
@@ -55,6 +61,7 @@
 mod artifact;
 mod host;
 mod kernel;
+mod network;
 mod sandbox;
 mod service;
 mod workspace;
@@ -62,6 +69,7 @@ mod workspace;
 pub use artifact::*;
 pub use host::*;
 pub use kernel::*;
+pub use network::*;
 pub use sandbox::*;
 pub use service::*;
 pub use workspace::*;

@@ -143,6 +143,11 @@ operations! {
     /// addresses are checked against the address plan before.
     ApplyPolicy { policy: Policy } -> Done;
 
+    /// Tells this host's systemd-resolved that names below `.vm` are answered on that port of 127.0.0.1, for the link
+    /// `br-banger` alone and for no other name; without a port, that they are no longer. What is told goes with the
+    /// bridge. Refused where systemd-resolved does not run.
+    EnsureNames { #[serde(default, skip_serializing_if = "Option::is_none")] port: Option<u16> } -> Done;
+
     /// Tells what is there: bridge, taps, whether the rules are still those that were applied, forwarding, and what
     /// other firewalls of this host do to our traffic. Changes nothing.
     Observe {} -> Facts;

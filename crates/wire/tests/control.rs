@@ -166,10 +166,54 @@ fn requests_keep_their_golden_shape() {
         root_bytes: Some(8 * GIB),
         restart: word("always"),
         outbound: word("off"),
+        allow_networks: Vec::new(),
         stop_when_idle_s: Some(0),
         labels: [("project".to_owned(), String::new())].into(),
     };
     check_request("set_request", &set);
+}
+
+#[test]
+fn the_network_keeps_its_golden_shape() {
+    check_request("net_change", &NetChange { allow: words(&["10.0.0.0/8", "db"]), deny: words(&["192.168.1.7"]) });
+    check_request("network_up_request", &NetworkUpRequest { range: word("10.20.30.0/24") });
+    check_request("network_down_request", &NetworkDownRequest { force: true });
+    let facts = NetFacts {
+        id: "0123456789abcdef".into(),
+        name: "web".into(),
+        mode: word("bridged"),
+        device: word("bgr-0123456789a"),
+        mac: word("02:01:23:45:67:89"),
+        addresses: words(&["10.213.212.2/22"]),
+        gateways: words(&["10.213.212.1"]),
+        name_servers: words(&["10.213.212.1"]),
+        outbound: "nat".into(),
+        allow_networks: words(&["10.0.0.0/8"]),
+        allow_vms: words(&["db"]),
+    };
+    check("net_facts", &facts);
+    let entry = RefusedConnection {
+        destination: "192.168.1.1".into(),
+        protocol: "tcp".into(),
+        port: 80,
+        packets: 3,
+        last_s: 12,
+    };
+    check("net_log", &NetLog { entries: vec![entry] });
+    let status = NetworkStatus {
+        wanted: "auto".into(),
+        mode: "bridged".into(),
+        reason: "the root helper answers".into(),
+        bridge: word("br-banger"),
+        range: word("10.213.212.0/22"),
+        taps: 2,
+        rules: word("in_sync"),
+        forwarding_ours: true,
+        obstacles: words(&["docker drops forwarded packets"]),
+        helper: word("0.1.0"),
+    };
+    check("network_status", &status);
+    check("network_down_answer", &NetworkDownAnswer { changed: true, kept: words(&["forwarding stays on"]) });
 }
 
 #[test]

@@ -15,7 +15,7 @@ use wire::privilege::facts::{
 use wire::privilege::policy::{GuestPolicy, Policy};
 use wire::privilege::varlink::{Call, Reply};
 use wire::privilege::{
-    ApplyPolicy, Ask, EnsureBridge, EnsureTap, NetworkDown, Observe, Ping, ReadRefused, RemoveTap, Request,
+    ApplyPolicy, Ask, EnsureBridge, EnsureNames, EnsureTap, NetworkDown, Observe, Ping, ReadRefused, RemoveTap, Request,
 };
 use wire::{Fault, FaultKind};
 
@@ -63,6 +63,8 @@ fn requests_keep_their_shape() {
     check_request("ensure_bridge_anywhere", EnsureBridge { range: None });
     check_request("ensure_tap", EnsureTap { id: id(1) });
     check_request("remove_tap", RemoveTap { id: id(1) });
+    check_request("ensure_names", EnsureNames { port: Some(42069) });
+    check_request("ensure_no_names", EnsureNames { port: None });
     check_request("observe", Observe {});
     check_request("read_refused", ReadRefused { id: id(1) });
     check_request("network_down", NetworkDown {});

@@ -7,6 +7,7 @@
 pub mod artifacts;
 pub mod foreign;
 pub mod needs;
+pub mod netns;
 pub mod registry;
 pub mod terminal;
 pub mod world;

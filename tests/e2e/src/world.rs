@@ -16,6 +16,13 @@ pub const DEADLINE: Duration = Duration::from_secs(150);
 pub struct World {
     folder: TempDir,
     pub audit_at_end: bool,
+    /// How sandboxes are connected. `user` leaves the host's network alone; `bridged` is for tests in a namespace of
+    /// their own.
+    pub network: &'static str,
+    /// Who `banger` and all that it starts run as; whoever runs the test where absent.
+    user: Option<u32>,
+    /// What else stands in the environment of `banger`, and so of a daemon that it starts.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 /// What a program said and how it ended.
@@ -55,12 +62,62 @@ impl World {
         World::with(&crate::artifacts::firecracker())
     }
 
+    /// As [`World::tiny`], for a user who is not root: everything is a copy that belongs to them.
+    pub fn tiny_of_user(user: u32) -> World {
+        let mut world = World::empty();
+        world.user = Some(user);
+        let folder = world.path().to_owned();
+        let copied = |from: &Path, to: &Path| {
+            let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status();
+            assert!(status.expect("cp runs").success(), "cannot copy {}", from.display());
+        };
+        let artifacts = crate::artifacts::tiny();
+        for kind in ["images", "kernels"] {
+            copied(&artifacts.join(kind), &world.state());
+        }
+        // Rust's package manager puts it where only its own user looks.
+        copied(&crate::needs::which("vhost-device-vsock").expect("the need was checked"), &folder.join("vsock-device"));
+        let owner = format!("{user}:{user}");
+        let status = Command::new("chown").args(["-R", &owner]).arg(&folder).status();
+        assert!(status.expect("chown runs").success(), "{} cannot be given away", folder.display());
+        world
+    }
+
+    /// The user of each process that has to do with this world.
+    pub fn owners_of_processes(&self) -> Vec<u32> {
+        use std::os::unix::fs::MetadataExt;
+        let owner = |(folder, _): (PathBuf, String)| std::fs::metadata(folder).ok().map(|facts| facts.uid());
+        self.processes().filter_map(owner).collect()
+    }
+
+    /// Ends, without a chance to clean up, what runs this program for this world.
+    pub fn kill_program(&self, program: &str) {
+        for (folder, told) in self.processes() {
+            let pid = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            if let Some(pid) = pid.filter(|_| told.split('\0').next().is_some_and(|word| word.ends_with(program))) {
+                let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// The folder in /proc, command line and environment of each process that names this world.
+    fn processes(&self) -> impl Iterator<Item = (PathBuf, String)> + use<> {
+        let ours = self.path().to_string_lossy().into_owned();
+        let processes = std::fs::read_dir("/proc").expect("processes can be listed").flatten();
+        processes.filter_map(move |entry| {
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let told = String::from_utf8_lossy(&[line, environment].concat()).into_owned();
+            told.contains(&ours).then(|| (entry.path(), told))
+        })
+    }
+
     pub fn empty() -> World {
         let folder = tempfile::Builder::new().prefix("bgr-").tempdir_in("/tmp").expect("a folder can be made in /tmp");
         for name in ["state", "run", "config", "cache", "home"] {
             std::fs::create_dir(folder.path().join(name)).expect("a folder can be made");
         }
-        World { folder, audit_at_end: true }
+        World { folder, audit_at_end: true, network: "user", user: None, variables: Vec::new() }
     }
 
     pub fn with(artifacts: &Path) -> World {
@@ -95,6 +152,11 @@ impl World {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("banger"));
         self.environment(&mut command);
+        if let Some(user) = self.user {
+            use std::os::unix::process::CommandExt;
+            command.uid(user).gid(user).current_dir("/").env("HOME", self.path().join("home"));
+            command.env("BANGER_VSOCK_DEVICE", self.path().join("vsock-device"));
+        }
         command.args(arguments);
         command
     }
@@ -107,6 +169,8 @@ impl World {
             .env("XDG_CONFIG_HOME", folder.join("config"))
             .env("XDG_CACHE_HOME", folder.join("cache"))
             .env("BANGER_BANGERD", binary("bangerd"))
+            .envs(self.variables.iter().map(|(name, value)| (*name, value)))
+            .env("BANGER_NETWORK", self.network)
             .env("NO_COLOR", "1")
             .env_remove("BANGER_SOCKET")
             .env_remove("BANGER_HOST")

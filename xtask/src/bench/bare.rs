@@ -65,6 +65,11 @@ impl BareMachine {
             match word.as_str() {
                 "-S" => {}
                 "-mon" => drop(words.next()),
+                // The wire to banger's gateway: a bare machine has QEMU's own network instead.
+                "-netdev" => match words.next() {
+                    Some(value) if value.contains("fd=") => kept.extend([word, "user,id=net0,ipv6=off".to_owned()]),
+                    value => kept.extend([word, value.unwrap_or_default()]),
+                },
                 "-chardev" => match words.next() {
                     Some(value) if value.contains("id=control") => {}
                     Some(value) if value.contains("id=vsock") => {

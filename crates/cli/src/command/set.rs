@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::fleet::{self, Which};
-use super::spec::outbound;
+use super::net::NetArgs;
 use super::values::{self, Pair};
 use crate::client::Path;
 use crate::failure::{Failure, Outcome};
@@ -37,9 +37,8 @@ pub struct SetArgs {
     /// Choose when it is started again by itself
     #[arg(long, value_name = "WHEN", value_parser = PossibleValuesParser::new(RestartPolicy::ALL.iter().map(|w| w.word())))]
     pub restart: Option<String>,
-    /// Let it reach the world through this host, or nothing at all
-    #[arg(long, value_name = "on|off", value_parser = ["on", "off"], hide_possible_values = true)]
-    pub nat: Option<String>,
+    #[command(flatten)]
+    pub net: NetArgs,
     /// Stop it after so long without use
     #[arg(long, value_name = "SPAN|off", value_parser = values::span_or_off)]
     pub stop_when_idle: Option<Duration>,
@@ -57,7 +56,8 @@ impl SetArgs {
             disk_bytes: self.disk_size.map(ByteSize::bytes),
             root_bytes: self.root_size.map(ByteSize::bytes),
             restart: self.restart,
-            outbound: self.nat.as_deref().map(outbound),
+            outbound: self.net.outbound(),
+            allow_networks: self.net.allow_net,
             stop_when_idle_s: self.stop_when_idle.map(|span| span.as_secs()),
             labels: values::map(self.label),
         }

@@ -1,6 +1,7 @@
 //! What a new sandbox shall be, as `run` and `create` take it.
 
 use super::complete;
+use super::net::NetArgs;
 use super::values::{self, Pair};
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
@@ -40,9 +41,8 @@ pub struct SpecArgs {
     /// Choose the program that runs the machine
     #[arg(long, value_name = "VMM", value_parser = PossibleValuesParser::new(VmmChoice::ALL.iter().map(|w| w.word())))]
     pub vmm: Option<String>,
-    /// Let it reach the world through this host, or nothing at all
-    #[arg(long, value_name = "on|off", value_parser = ["on", "off"], hide_possible_values = true)]
-    pub nat: Option<String>,
+    #[command(flatten)]
+    pub net: NetArgs,
     /// Publish a port of the guest on this host: `8080:80`, `5353:53/udp`
     #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
     pub publish: Vec<PortForward>,
@@ -75,7 +75,8 @@ impl SpecArgs {
             disk_bytes: self.disk_size.map(ByteSize::bytes),
             root_bytes: self.root_size.map(ByteSize::bytes),
             init: self.init,
-            outbound: self.nat.as_deref().map(outbound),
+            outbound: self.net.outbound(),
+            allow_networks: self.net.allow_net,
             ports: self.publish.iter().map(PortForward::to_string).collect(),
             auto_forward: self.auto_forward,
             labels: values::map(self.label),
@@ -85,9 +86,4 @@ impl SpecArgs {
             ..CreateRequest::default()
         }
     }
-}
-
-/// The wire's word for `--nat`.
-pub fn outbound(nat: &str) -> String {
-    if nat == "on" { "nat".into() } else { "off".into() }
 }

@@ -69,6 +69,14 @@ pub const KEYS: &[Key] = &[
         "`42069`",
         "Where sandboxes are found by name, on 127.0.0.1; 0 switches the name server off.",
     ),
+    key(
+        "network",
+        "\"auto\"",
+        "`auto`",
+        "How sandboxes are connected: `bridged` (through the root helper: own addresses, reachable from this host), `user` (no \
+         privilege at all), or `auto`, which takes bridges where that changes nothing for others. `BANGER_NETWORK` overrides it.",
+    ),
+    key("network_range", "\"10.20.30.0/24\"", "the first free one", "The private IPv4 range of the bridge."),
     key("vm_defaults.vcpu", "2", "a quarter of the host's, 1 to 4", "CPUs of a sandbox."),
     key(
         "vm_defaults.memory",

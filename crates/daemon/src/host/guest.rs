@@ -35,6 +35,8 @@ use wire::guest::{GuestNetwork, Health, Identity, Metrics, READY_PORT, Ready, Sh
 const MAX_READY_BYTES: u64 = 4096;
 /// 2 s for a guest that connected to say its word.
 const WORD_WITHIN: Duration = Duration::from_secs(2);
+/// 40 s: a link, its addresses and routes are dozens of system calls, and where KVM is itself emulated each takes long.
+const IDENTITY_WITHIN: Duration = Duration::from_secs(40);
 /// How often a wait asks whether anybody still wants its result; the guest's word wakes it at once.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long one look at the VMM's end lasts; it returns at once when the VMM ends.
@@ -239,7 +241,8 @@ impl Guest for HostGuest {
             timezone: host_timezone(),
         };
         let path = self.layout.vsock(id);
-        let answer = self.runtime.block_on(async { guest::post(&path, "/identity", &said).await });
+        let answer = guest::post_within(&path, "/identity", &said, IDENTITY_WITHIN);
+        let answer = self.runtime.block_on(answer);
         answer.map_err(|error| self.error(id, "give an identity to the guest of", error))
     }
 

@@ -1,36 +1,35 @@
-//! The network seam without privilege: *user* mode, QEMU's own network in the VMM's process.
-//!
-//! Such a link is nothing but an argument of the VMM, so it is gone when the VMM is; what is kept here is only who was
-//! given one. Every guest sees the same small network, and its own machine alone in it:
+//! The network seam without privilege: *user* mode, where each guest's wire ends in a `banger-gateway` of its own that
+//! speaks sockets with the world and reaches only what the sandbox may ([`gateways`]). Every guest sees the same small
+//! network, and its own machine alone in it (`wire::gateway`):
 //!
 //! | address | who |
 //! |---|---|
 //! | 10.0.2.15/24 | the guest |
 //! | 10.0.2.2 | the gateway |
-//! | 10.0.2.3 | a name server that asks the host's |
+//! | 10.0.2.3 | answers for names: `.vm`, and what the host itself can ask |
 //!
-//! Firecracker has no such network, so without the root helper its guests have no link; nor have guests whose outbound
-//! traffic is off, since this link leads nowhere but out. Ports are published by a [`Publisher`], through the agent.
+//! Firecracker's end of the wire is a tap in a namespace of its own; where that cannot be made, its guests have no link.
+//! Ports are published by a [`Publisher`], through the agent.
 //!
 //! With the root helper there is a better one around it: [`bridged`].
 
 pub mod book;
 pub mod bridged;
+pub mod choice;
+pub mod gateways;
 pub mod helper;
 
+use crate::host::vmm::gateway::can_make_taps;
 use engine::host::network::{Attachment, Link, LinkFacts, LinkMode, Network};
 use engine::host::{HostError, HostErrorKind, Result};
-use model::egress::Outbound;
+use gateways::Gateways;
+use model::egress::{Egress, Outbound};
 use model::port::PortForward;
 use model::{Backend, Change, SandboxId};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// QEMU's defaults for `-netdev user` (qemu(1)); the arguments leave them so.
-const GUEST_ADDRESS: &str = "10.0.2.15/24";
-const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
-const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
+use wire::gateway::{GATEWAY, GUEST, MTU, NAME_SERVER, PREFIX_LENGTH};
+use wire::privilege::facts::RefusedEntry;
 
 /// Listens on the host and carries each connection to the guest over vsock.
 pub trait Publisher: Send + Sync {
@@ -42,6 +41,7 @@ pub trait Publisher: Send + Sync {
 
 pub struct HostNetwork {
     publisher: Option<Arc<dyn Publisher>>,
+    gateways: Option<Gateways>,
     links: Mutex<BTreeMap<SandboxId, UserLink>>,
 }
 
@@ -55,7 +55,36 @@ struct UserLink {
 
 impl HostNetwork {
     pub fn new(publisher: Option<Arc<dyn Publisher>>) -> HostNetwork {
-        HostNetwork { publisher, links: Mutex::default() }
+        HostNetwork { publisher, gateways: None, links: Mutex::default() }
+    }
+
+    /// With gateways to tell what each sandbox may reach.
+    pub fn with_gateways(self, gateways: Gateways) -> HostNetwork {
+        HostNetwork { gateways: Some(gateways), ..self }
+    }
+
+    /// Guests behind gateways ask here for names below `.vm` from now on. Their policies are written with the next link.
+    pub fn name_server_is(&self, address: std::net::SocketAddr) {
+        if let Some(gateways) = &self.gateways {
+            gateways.name_server_is(address);
+        }
+    }
+
+    /// Whether this sandbox runs behind a gateway now, whatever new ones get.
+    pub fn is_live(&self, id: &SandboxId) -> bool {
+        self.gateways.as_ref().is_some_and(|gateways| gateways.is_live(id))
+    }
+
+    pub fn refresh(&self, id: &SandboxId, egress: &Egress) {
+        if let Some(gateways) = self.gateways.as_ref().filter(|gateways| gateways.is_live(id))
+            && let Err(error) = gateways.ensure(id, egress)
+        {
+            tracing::warn!(%error, "a gateway has an old policy");
+        }
+    }
+
+    pub fn refused(&self, id: &SandboxId) -> Result<Vec<RefusedEntry>> {
+        self.gateways.as_ref().map_or(Ok(Vec::new()), |gateways| gateways.refused(id))
     }
 
     /// Notes who was given which link, so that ports can be published on it.
@@ -82,8 +111,12 @@ impl HostNetwork {
 impl Network for HostNetwork {
     fn ensure_link(&self, wanted: &Link) -> Result<(Change, Attachment)> {
         let attachment = attachment(wanted);
+        let ruled = match (&self.gateways, &attachment.mode) {
+            (Some(gateways), LinkMode::User) => gateways.ensure(&wanted.id, &wanted.egress)?,
+            _ => Change::Unchanged,
+        };
         let change = self.record(&wanted.id, attachment.mode.clone());
-        Ok((change, attachment))
+        Ok((change.and(ruled), attachment))
     }
 
     fn ensure_ports(&self, id: &SandboxId, ports: &[PortForward]) -> Result<(Change, Vec<PortForward>)> {
@@ -113,6 +146,9 @@ impl Network for HostNetwork {
         if let Some(publisher) = &self.publisher {
             publisher.withdraw(id);
         }
+        if let Some(gateways) = &self.gateways {
+            gateways.forget(id);
+        }
         Ok(if self.links().remove(id).is_some() { Change::Changed } else { Change::Unchanged })
     }
 
@@ -127,21 +163,26 @@ impl Network for HostNetwork {
 }
 
 fn attachment(wanted: &Link) -> Attachment {
-    match (wanted.backend, wanted.egress.outbound) {
-        (Backend::Qemu, Outbound::Nat) => Attachment {
-            mode: LinkMode::User,
-            mac: Some(hardware_address(&wanted.id)),
-            addresses: vec![GUEST_ADDRESS.into()],
-            gateways: vec![GATEWAY],
-            name_servers: vec![NAME_SERVER],
-            search: Vec::new(),
-            mtu: None,
+    // A tap has the usual MTU, a socket whatever its two ends agree on.
+    let mtu = match (wanted.backend, wanted.egress.outbound) {
+        (_, Outbound::None) | (Backend::Sim, _) => return Attachment::default(),
+        (Backend::Qemu, Outbound::Nat | Outbound::Off) => Some(MTU),
+        (Backend::Firecracker, Outbound::Nat | Outbound::Off) => match can_make_taps() {
+            Ok(()) => None,
+            Err(why) => {
+                tracing::warn!(vm = %wanted.name, why, "Firecracker has no network without the root helper here");
+                return Attachment::default();
+            }
         },
-        (Backend::Firecracker, Outbound::Nat) => {
-            tracing::warn!(vm = %wanted.name, "Firecracker has no network without the root helper");
-            Attachment::default()
-        }
-        (Backend::Qemu | Backend::Firecracker | Backend::Sim, _) => Attachment::default(),
+    };
+    Attachment {
+        mode: LinkMode::User,
+        mac: Some(hardware_address(&wanted.id)),
+        addresses: vec![format!("{GUEST}/{PREFIX_LENGTH}")],
+        gateways: vec![GATEWAY.into()],
+        name_servers: vec![NAME_SERVER.into()],
+        search: vec!["vm".to_owned()],
+        mtu,
     }
 }
 
@@ -154,7 +195,6 @@ pub fn hardware_address(id: &SandboxId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::egress::Egress;
 
     fn link(bits: u64, backend: Backend, outbound: Outbound) -> Link {
         let egress = Egress { outbound, ..Egress::default() };
@@ -179,7 +219,7 @@ mod tests {
     #[test]
     fn who_cannot_have_a_user_network_has_none() {
         let network = HostNetwork::new(None);
-        for (backend, outbound) in [(Backend::Firecracker, Outbound::Nat), (Backend::Qemu, Outbound::Off)] {
+        for (backend, outbound) in [(Backend::Firecracker, Outbound::None), (Backend::Qemu, Outbound::None)] {
             let (_, attachment) = network.ensure_link(&link(7, backend, outbound)).unwrap();
             assert_eq!(attachment, Attachment::default(), "{backend}");
         }

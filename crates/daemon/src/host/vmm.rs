@@ -18,6 +18,7 @@ pub mod backends;
 pub mod boot;
 pub mod console;
 mod firecracker;
+pub mod gateway;
 mod http;
 mod keeper;
 pub mod process;
@@ -29,6 +30,7 @@ mod tsc;
 use crate::layout::Layout;
 use backends::{Findings, Programs, Surveyor};
 use boot::{Boot, Kernels};
+use engine::host::network::LinkMode;
 use engine::host::vmm::{BackendFacts, Machine, Vmm, VmmExit, VmmFacts, VmmState};
 use engine::host::{HostError, HostErrorKind, Result};
 use keeper::{KILL_PATIENCE, Keeper, Kept};
@@ -82,6 +84,7 @@ pub(in crate::host::vmm) struct Start<'a> {
 struct Started {
     vmm: Process,
     vsock_device: Option<Process>,
+    gateway: Option<Process>,
     boot: Box<dyn FnOnce() -> std::result::Result<(), Cause>>,
 }
 
@@ -188,18 +191,19 @@ impl HostVmm {
             Backend::Qemu => start_qemu(start, findings),
             Backend::Sim => return Err(unfit(start.machine)),
         };
-        let Started { vmm, vsock_device, boot } = started.map_err(|source| self.explain(start.machine, source))?;
+        let Started { vmm, vsock_device, gateway, boot } =
+            started.map_err(|source| self.explain(start.machine, source))?;
         let recorded = self.record(start.machine, &vmm, vsock_device.as_ref());
         let running = recorded.map_err(Cause::from).and_then(|()| boot());
         match running {
             Ok(()) => {
                 tracing::info!(vm = %id, pid = vmm.identity.pid, backend = %start.machine.backend, "the VMM runs");
-                self.keeper.keep(id, Kept::new(vmm, vsock_device, self.logs(id)));
+                self.keeper.keep(id, Kept::new(vmm, vsock_device, self.logs(id)).with_gateway(gateway));
                 Ok(())
             }
             Err(source) => {
                 let error = self.explain(start.machine, source);
-                end_all([Some(vmm), vsock_device]);
+                end_all([Some(vmm), vsock_device, gateway]);
                 Err(error)
             }
         }
@@ -225,8 +229,8 @@ impl HostVmm {
         let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let attempt = format!("cannot start {} for {}", title(machine.backend), machine.id);
         let kind = match source.downcast_ref::<firecracker::FirecrackerError>() {
-            Some(firecracker::FirecrackerError::NoUserNetwork) => HostErrorKind::Unfit,
             Some(firecracker::FirecrackerError::NoTap { .. }) => HostErrorKind::NotFound,
+            None if source.is::<gateway::GatewayError>() => HostErrorKind::Unfit,
             _ => HostErrorKind::Broken,
         };
         let error = HostError::new(kind, attempt);
@@ -393,14 +397,25 @@ impl Vmm for HostVmm {
 
 fn start_firecracker(start: &Start<'_>, findings: &Findings) -> std::result::Result<Started, Cause> {
     let tool = findings.firecracker.as_ref().map_err(Clone::clone)?;
-    let vmm = firecracker::start(start, &tool.path)?;
+    let (gateway, place) = match start.machine.attachment.mode {
+        LinkMode::User => gateway::start_with_tap(start).map(|(gateway, place)| (Some(gateway), Some(place)))?,
+        LinkMode::None | LinkMode::Tap { .. } => (None, None),
+    };
+    let vmm = match firecracker::start(start, &tool.path, place.as_ref()) {
+        Ok(vmm) => vmm,
+        Err(error) => {
+            end_all([gateway]);
+            return Err(error.into());
+        }
+    };
+    drop(place);
     match firecracker::configure(start, &vmm) {
         Ok(configured) => {
             let boot = Box::new(|| configured.boot().map_err(Cause::from));
-            Ok(Started { vmm, vsock_device: None, boot })
+            Ok(Started { vmm, vsock_device: None, gateway, boot })
         }
         Err(error) => {
-            end_all([Some(vmm)]);
+            end_all([Some(vmm), gateway]);
             Err(error.into())
         }
     }
@@ -410,22 +425,33 @@ fn start_qemu(start: &Start<'_>, findings: &Findings) -> std::result::Result<Sta
     let tool = findings.qemu.as_ref().map_err(Clone::clone)?;
     let device_program = findings.vsock_device.as_ref().map_err(Clone::clone)?;
     let (device, vsock) = qemu::start_vsock_device(start, device_program)?;
-    let started = qemu::start(start, &tool.path, findings.accelerator(), &vsock);
+    let (gateway, wire) = match start.machine.attachment.mode {
+        LinkMode::User => match gateway::start(start) {
+            Ok((gateway, wire)) => (Some(gateway), Some(wire)),
+            Err(error) => {
+                end_all([Some(device)]);
+                return Err(error.into());
+            }
+        },
+        LinkMode::None | LinkMode::Tap { .. } => (None, None),
+    };
+    let started = qemu::start(start, &tool.path, findings.accelerator(), &vsock, wire.as_ref());
     let (vmm, listener) = match started {
         Ok(started) => started,
         Err(error) => {
-            end_all([Some(device)]);
+            end_all([Some(device), gateway]);
             return Err(error.into());
         }
     };
-    drop(vsock);
+    // Only QEMU holds its ends now, so that they end with it.
+    drop((vsock, wire));
     match qemu::await_control(&start.layout.qmp_socket(&start.machine.id), listener) {
         Ok(waiting) => {
             let boot = Box::new(|| waiting.boot().map_err(Cause::from));
-            Ok(Started { vmm, vsock_device: Some(device), boot })
+            Ok(Started { vmm, vsock_device: Some(device), gateway, boot })
         }
         Err(error) => {
-            end_all([Some(vmm), Some(device)]);
+            end_all([Some(vmm), Some(device), gateway]);
             Err(error.into())
         }
     }

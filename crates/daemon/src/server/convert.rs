@@ -15,6 +15,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use wire::control as wire_control;
 use wire::control::{CreateRequest, OperationFacts, ServiceRequest, StepFacts};
+use wire::privilege::address::Network;
 
 /// More published ports, labels and opened networks than anyone types.
 const MAX_LIST: usize = 256;
@@ -53,8 +54,9 @@ pub fn spec(request: &CreateRequest, app: &App) -> Result<SandboxSpec, Refusal> 
         root_size: request.root_bytes.map_or(defaults.root_size.value, ByteSize::from_bytes),
         init: parse_or(&request.init, || model::InitMode::Auto)?,
         egress: Egress {
-            outbound: request.outbound.as_deref().map_or(Ok(Outbound::Nat), outbound)?,
-            allow_networks: request.allow_networks.clone(),
+            outbound: parse_or(&request.outbound, || Outbound::Nat)?,
+            allow_networks: networks(&request.allow_networks)?,
+            allow_vms: Vec::new(),
         },
         ports: request.ports.iter().map(|port| parse::<PortForward>(port)).collect::<Result<_, _>>()?,
         auto_forward: request.auto_forward,
@@ -138,15 +140,9 @@ fn vcpus(given: Option<u8>) -> Result<Option<Vcpus>, Refusal> {
     given.map(Vcpus::try_from).transpose().map_err(|error| Refusal::invalid(error.to_string()))
 }
 
-fn outbound(given: &str) -> Result<Outbound, Refusal> {
-    match given {
-        "nat" => Ok(Outbound::Nat),
-        "off" => Ok(Outbound::Off),
-        other => {
-            let other: String = other.chars().take(40).collect();
-            Err(Refusal::invalid(format!("`{other}` is no outbound policy: it is one of `nat`, `off`")))
-        }
-    }
+/// Each as it will be written into rules: `10.1.2.3` becomes `10.1.2.3/32`.
+pub fn networks(given: &[String]) -> Result<Vec<String>, Refusal> {
+    given.iter().map(|text| parse::<Network>(text).map(String::from)).collect()
 }
 
 pub fn sandbox(record: &Sandbox) -> wire_control::Sandbox {
@@ -167,10 +163,7 @@ pub fn sandbox(record: &Sandbox) -> wire_control::Sandbox {
         ephemeral: spec.ephemeral,
         restart: spec.restart.word().to_owned(),
         stop_when_idle_s: spec.stop_when_idle_s,
-        outbound: match spec.egress.outbound {
-            Outbound::Nat => "nat".to_owned(),
-            Outbound::Off => "off".to_owned(),
-        },
+        outbound: spec.egress.outbound.word().to_owned(),
         addresses: record.attachment.as_ref().map(|link| link.addresses.clone()).unwrap_or_default(),
         ports: ports(record).iter().map(ToString::to_string).collect(),
         auto_forward: spec.auto_forward,
@@ -321,8 +314,10 @@ pub fn kernel_facts(facts: &engine::host::images::KernelFacts) -> wire_control::
     }
 }
 
-pub fn changes(request: &wire_control::SetRequest) -> Result<Changes, Refusal> {
+/// `now` is what is open before; a set adds to it.
+pub fn changes(request: &wire_control::SetRequest, now: &Egress) -> Result<Changes, Refusal> {
     bounded("labels", request.labels.len())?;
+    bounded("allow_networks", request.allow_networks.len())?;
     let label = |(key, value): (&String, &String)| (key.clone(), (!value.is_empty()).then(|| value.clone()));
     Ok(Changes {
         name: request.name.as_deref().map(parse).transpose()?,
@@ -331,7 +326,12 @@ pub fn changes(request: &wire_control::SetRequest) -> Result<Changes, Refusal> {
         disk_size: request.disk_bytes.map(ByteSize::from_bytes),
         root_size: request.root_bytes.map(ByteSize::from_bytes),
         restart: request.restart.as_deref().map(parse).transpose()?,
-        outbound: request.outbound.as_deref().map(outbound).transpose()?,
+        outbound: request.outbound.as_deref().map(parse).transpose()?,
+        allow_networks: match request.allow_networks.is_empty() {
+            true => None,
+            false => Some(union(&now.allow_networks, networks(&request.allow_networks)?)),
+        },
+        allow_vms: None,
         stop_when_idle_s: request.stop_when_idle_s.map(|seconds| (seconds > 0).then_some(seconds)),
         labels: request.labels.iter().map(label).collect(),
         ..Changes::default()
@@ -344,6 +344,16 @@ pub fn port_changes(request: &wire_control::PortsRequest) -> Result<Changes, Ref
     let remove = request.remove.iter().map(|port| parse(port)).collect::<Result<_, _>>()?;
     let ports = engine::PortChanges { add, remove };
     Ok(Changes { ports, auto_forward: request.auto_forward, ..Changes::default() })
+}
+
+pub fn union<T: PartialEq + Clone>(old: &[T], new: Vec<T>) -> Vec<T> {
+    let mut all = old.to_vec();
+    new.into_iter().for_each(|one| {
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    });
+    all
 }
 
 pub fn set_answer(applied: &Applied) -> wire_control::SetAnswer {

@@ -23,11 +23,14 @@ use utoipa::OpenApi;
         crate::ssh::door::ssh, crate::tunnel::stream, super::workspaces::prepare, super::workspaces::plan,
         super::images::images, super::images::pull_image, super::images::import_image, super::images::remove_image,
         super::library::kernels, super::kernels::kernel, super::kernels::build_kernel, super::library::pull_kernel, super::library::import_kernel, super::library::remove_kernel,
+        super::network::show, super::network::change, super::network::log,
+        super::network::status, super::network::up, super::network::down,
         document,
     ),
     tags(
         (name = "daemon", description = "The daemon and its host"),
         (name = "vms", description = "Sandboxes"),
+        (name = "network", description = "How sandboxes are connected"),
         (name = "library", description = "Images and kernels"),
         (name = "workspaces", description = "Code of the host inside guests"),
     )

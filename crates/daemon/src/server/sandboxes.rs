@@ -152,8 +152,9 @@ pub async fn set(
     reference: Named,
     Json(request): Json<SetRequest>,
 ) -> Result<axum::Json<SetAnswer>, Refusal> {
-    let id = app.engine.resolve(&reference.0)?.id.clone();
-    let changes = convert::changes(&request)?;
+    let record = app.engine.resolve(&reference.0)?;
+    let changes = convert::changes(&request, &record.spec.egress)?;
+    let id = record.id.clone();
     let outcome = app.ask_engine(move |engine| engine.set(&id, &changes, &engine::host::Unwatched)).await?;
     Ok(axum::Json(convert::set_answer(&outcome)))
 }

@@ -37,9 +37,7 @@ pub fn options(folder: &Path) -> Options {
 
 pub async fn open(folder: &Path, world: &Arc<World>) -> Result<Daemon, DaemonError> {
     let (options, world) = (options(folder), world.clone());
-    let open = move || {
-        Daemon::open_on(options, |_| Ok(Under { host: world.host(), library: None, ports: None, emulated: false }))
-    };
+    let open = move || Daemon::open_on(options, |_| Ok(Under::over(world.host())));
     tokio::task::spawn_blocking(open).await.expect("opening does not panic")
 }
 

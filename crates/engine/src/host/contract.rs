@@ -185,7 +185,7 @@ impl Subject<'_> {
     }
 
     fn link(&self, id: &SandboxId) -> Link {
-        let egress = Egress { outbound: self.outbound, allow_networks: Vec::new() };
+        let egress = Egress { outbound: self.outbound, ..Egress::default() };
         Link { id: id.clone(), name: self.name(), backend: self.backend(), egress }
     }
 

@@ -26,6 +26,10 @@ pub struct Changes {
     pub root_size: Option<ByteSize>,
     pub restart: Option<RestartPolicy>,
     pub outbound: Option<Outbound>,
+    /// The private networks that are open, all of them.
+    pub allow_networks: Option<Vec<String>>,
+    /// The other sandboxes that it may open connections to, all of them.
+    pub allow_vms: Option<Vec<SandboxId>>,
     /// `Some(None)` switches it off.
     pub stop_when_idle_s: Option<Option<u64>>,
     /// `None` removes the label.
@@ -117,7 +121,10 @@ impl Engine {
             steps.push(Step::EnsureDisks(plan::disks(&wanted)));
         }
         if record.state == State::Running {
-            if let Some(backend) = record.backend.filter(|_| spec.name != old.name || spec.egress != old.egress) {
+            // A device comes and goes with the machine; what may pass through it changes at once.
+            let relinks = spec.name != old.name || spec.egress != old.egress;
+            let same_device = spec.egress.outbound.has_link() == old.egress.outbound.has_link();
+            if let Some(backend) = record.backend.filter(|_| relinks && same_device) {
                 steps.push(Step::EnsureLink(plan::link(&wanted, backend)));
             }
             if spec.name != old.name {
@@ -161,6 +168,8 @@ impl Changes {
         new.root_size = self.root_size.unwrap_or(new.root_size);
         new.restart = self.restart.unwrap_or(new.restart);
         new.egress.outbound = self.outbound.unwrap_or(new.egress.outbound);
+        new.egress.allow_networks = self.allow_networks.clone().unwrap_or(new.egress.allow_networks);
+        new.egress.allow_vms = self.allow_vms.clone().unwrap_or(new.egress.allow_vms);
         new.stop_when_idle_s = self.stop_when_idle_s.unwrap_or(new.stop_when_idle_s);
         new.ports = self.ports.apply(record)?;
         new.auto_forward = self.auto_forward.unwrap_or(new.auto_forward);
@@ -188,7 +197,11 @@ fn applied(sandbox: Arc<Sandbox>, old: &SandboxSpec, state: State) -> Applied {
     };
     note(&mut live, "name", new.name != old.name);
     note(&mut live, "restart", new.restart != old.restart);
-    note(&mut live, "outbound", new.egress != old.egress);
+    let same_device = new.egress.outbound.has_link() == old.egress.outbound.has_link();
+    note(&mut live, "outbound", new.egress.outbound != old.egress.outbound && same_device);
+    note(&mut at_boot, "outbound", !same_device);
+    let opened = |spec: &SandboxSpec| (spec.egress.allow_networks.clone(), spec.egress.allow_vms.clone());
+    note(&mut live, "allowed", opened(new) != opened(old));
     note(&mut live, "stop_when_idle", new.stop_when_idle_s != old.stop_when_idle_s);
     note(&mut live, "labels", new.labels != old.labels);
     note(&mut live, "ports", new.ports != old.ports);

@@ -39,7 +39,7 @@ pub struct Sandbox {
     pub restart: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_when_idle_s: Option<u64>,
-    /// `nat` or `off`.
+    /// `nat`, `off` or `none`.
     pub outbound: String,
     #[serde(default)]
     pub addresses: Vec<String>,
@@ -106,7 +106,7 @@ pub struct CreateRequest {
     pub disk_bytes: Option<u64>,
     pub root_bytes: Option<u64>,
     pub init: Option<String>,
-    /// `nat` (default) or `off`.
+    /// `nat` (default), `off` or `none`.
     pub outbound: Option<String>,
     /// Private ranges opened on purpose (CIDR).
     pub allow_networks: Vec<String>,
@@ -166,6 +166,9 @@ pub struct SetRequest {
     pub root_bytes: Option<u64>,
     pub restart: Option<String>,
     pub outbound: Option<String>,
+    /// Added to the private ranges that are open (CIDR).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_networks: Vec<String>,
     /// 0 switches it off.
     pub stop_when_idle_s: Option<u64>,
     /// An empty value removes the label.

@@ -69,6 +69,10 @@ impl Book {
         }
     }
 
+    pub fn unlink_all(&mut self) {
+        self.page.guests.values_mut().for_each(|entry| entry.egress = None);
+    }
+
     pub fn is_linked(&self, id: &SandboxId) -> bool {
         self.page.guests.get(id).is_some_and(|entry| entry.egress.is_some())
     }
@@ -102,7 +106,7 @@ fn policy(id: &SandboxId, ipv4: Ipv4Addr, egress: &Egress) -> Result<GuestPolicy
         ipv4,
         outbound: egress.outbound,
         allow_networks: networks(egress)?,
-        allow_guests: Vec::new(),
+        allow_guests: egress.allow_vms.clone(),
     })
 }
 

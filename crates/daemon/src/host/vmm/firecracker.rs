@@ -8,16 +8,18 @@
 use super::Start;
 use super::boot::Boot;
 use super::console::open_log;
+use super::gateway::Place;
 use super::http::{Client, HttpError};
 use super::process::{Launch, Process};
 use engine::host::network::LinkMode;
 use engine::host::vmm::{Machine, VmmState};
 use serde_json::{Value, json};
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use wire::gateway::TAP;
 
 /// A fresh Firecracker answers in 3 ms; a host under heavy load needs its time.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,8 +38,6 @@ pub enum FirecrackerError {
     Silent,
     #[error("the tap device `{device}` does not exist")]
     NoTap { device: String },
-    #[error("it offers no user-mode network")]
-    NoUserNetwork,
     #[error(transparent)]
     Api(#[from] HttpError),
 }
@@ -54,21 +54,24 @@ impl Configured {
     }
 }
 
-pub fn start(start: &Start<'_>, program: &Path) -> Result<Process, FirecrackerError> {
+/// In user mode it runs where its gateway has made a tap for it.
+pub fn start(start: &Start<'_>, program: &Path, place: Option<&Place>) -> Result<Process, FirecrackerError> {
     let spawned = |source| FirecrackerError::Spawn { program: program.display().to_string(), source };
     let (layout, id) = (start.layout, &start.machine.id);
     let mut arguments: Vec<OsString> = vec!["--id".into(), id.as_str().into()];
     arguments.extend(["--api-sock".into(), layout.api_socket(id).into()]);
     arguments.extend(["--log-path".into(), layout.vmm_log(id).into(), "--level".into(), "Warn".into()]);
-    Process::start(Launch {
+    let mut inherited = vec![start.lock.as_fd()];
+    inherited.extend(place.map(|place| place.life.as_fd()));
+    let launch = Launch {
         program,
         arguments: &arguments,
         folder: &layout.run(id),
         stdout: open_log(&layout.console_log(id)).map_err(spawned)?,
         stderr: open_log(&layout.vmm_log(id)).map_err(spawned)?,
-        inherited: &[start.lock.as_fd()],
-    })
-    .map_err(spawned)
+        inherited: &inherited,
+    };
+    Process::start_in(launch, place.map_or(&[], |place| &place.namespaces)).map_err(spawned)
 }
 
 /// Waits for the API of `process` and tells it everything but to start.
@@ -146,24 +149,33 @@ fn calls(machine: &Machine, boot: &Boot, vsock: &Path, metrics: &Path) -> Result
     calls.push(call("/vsock", json!({"guest_cid": GUEST_CID, "uds_path": vsock})));
     calls.push(call("/entropy", json!({})));
     calls.push(call("/balloon", json!({"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 0})));
-    match &machine.attachment.mode {
-        LinkMode::None => {}
-        LinkMode::User => return Err(FirecrackerError::NoUserNetwork),
-        LinkMode::Tap { device } => {
-            let mut link = json!({"iface_id": "eth0", "host_dev_name": existing_tap(device)?});
-            if let Some(mac) = &machine.attachment.mac {
-                link["guest_mac"] = json!(mac);
-            }
-            calls.push(call("/network-interfaces/eth0", link));
+    let device = match &machine.attachment.mode {
+        LinkMode::None => None,
+        // The one device of the namespace that it runs in.
+        LinkMode::User => Some(TAP),
+        LinkMode::Tap { device } => Some(existing_tap(device)?),
+    };
+    if let Some(device) = device {
+        let mut link = json!({"iface_id": "eth0", "host_dev_name": device});
+        if let Some(mac) = &machine.attachment.mac {
+            link["guest_mac"] = json!(mac);
         }
+        calls.push(call("/network-interfaces/eth0", link));
     }
     Ok(calls)
 }
 
 fn existing_tap(device: &str) -> Result<&str, FirecrackerError> {
     let is_name = !device.is_empty() && device.len() < 16 && !device.contains(['/', '.']);
-    let known = is_name && fs::exists(PathBuf::from("/sys/class/net").join(device)).unwrap_or(false);
+    // Asked of the kernel, not of /sys, which shows the links of whoever mounted it.
+    let known = is_name && std::ffi::CString::new(device).is_ok_and(|name| index(&name) != 0);
     if known { Ok(device) } else { Err(FirecrackerError::NoTap { device: device.to_owned() }) }
+}
+
+#[allow(unsafe_code)]
+fn index(device: &std::ffi::CStr) -> u32 {
+    // SAFETY: if_nametoindex(3) reads a terminated name, which a `CStr` is, and keeps nothing.
+    unsafe { libc::if_nametoindex(device.as_ptr()) }
 }
 
 #[cfg(test)]
@@ -202,7 +214,6 @@ mod tests {
 
     #[test]
     fn a_network_that_firecracker_cannot_have_is_refused() {
-        assert!(matches!(calls_for(LinkMode::User), Err(FirecrackerError::NoUserNetwork)));
         for device in ["banger-no-such", "", "..", "../net/lo", "a-name-of-16-byte"] {
             let refused = calls_for(LinkMode::Tap { device: device.into() });
             assert!(matches!(refused, Err(FirecrackerError::NoTap { .. })), "{device}");

@@ -30,6 +30,8 @@ pub const KILL_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Kept {
     pub vmm: Arc<Process>,
     pub vsock_device: Option<Arc<Process>>,
+    /// Ours to reap; it ends by itself.
+    gateway: Option<Arc<Process>>,
     pub logs: Vec<PathBuf>,
     pub exit: Option<VmmExit>,
     device_lost: bool,
@@ -37,7 +39,12 @@ pub struct Kept {
 
 impl Kept {
     pub fn new(vmm: Process, vsock_device: Option<Process>, logs: Vec<PathBuf>) -> Kept {
-        Kept { vmm: Arc::new(vmm), vsock_device: vsock_device.map(Arc::new), logs, exit: None, device_lost: false }
+        let vsock_device = vsock_device.map(Arc::new);
+        Kept { vmm: Arc::new(vmm), vsock_device, gateway: None, logs, exit: None, device_lost: false }
+    }
+
+    pub fn with_gateway(self, gateway: Option<Process>) -> Kept {
+        Kept { gateway: gateway.map(Arc::new), ..self }
     }
 }
 
@@ -168,6 +175,9 @@ impl Shared {
                 && !device.kill(KILL_PATIENCE)
             {
                 tracing::warn!(vm = %id, pid = device.identity.pid, "the vsock device does not end");
+            }
+            if let Some(gateway) = &kept.gateway {
+                gateway.kill(KILL_PATIENCE);
             }
             self.update(id, kept, |kept| kept.exit = Some(exit));
             self.ended.notify_all();

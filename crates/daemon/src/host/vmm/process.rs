@@ -68,17 +68,28 @@ impl Identity {
 
 impl Process {
     pub fn start(launch: Launch<'_>) -> io::Result<Process> {
+        Process::start_in(launch, &[])
+    }
+
+    /// Enters the namespaces first, in their order (setns(2)).
+    pub fn start_in(launch: Launch<'_>, namespaces: &[File]) -> io::Result<Process> {
+        let namespaces: Vec<_> = namespaces.iter().map(AsRawFd::as_raw_fd).collect();
         let inherited: Vec<_> = launch.inherited.iter().map(|fd| fd.as_raw_fd()).collect();
         let mut command = Command::new(launch.program);
         command.args(launch.arguments).current_dir(launch.folder).env_clear().env("LC_ALL", "C");
         command.stdin(Stdio::null()).stdout(launch.stdout).stderr(launch.stderr);
-        // SAFETY: between fork and exec only system calls are made (umask, setsid, close_range, fcntl), no memory is
+        // SAFETY: between fork and exec only system calls are made (umask, setns, setsid, close_range, fcntl), no memory is
         // allocated and no lock taken; close_range closes nothing yet, it marks; every number in `inherited` is borrowed by
         // `launch` for this whole call, so it is open in the child.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
                 rustix::process::setsid()?;
+                for namespace in &namespaces {
+                    if libc::setns(*namespace, 0) == -1 {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
                 // Descriptors that were inherited by the daemon itself are nobody's business either. A kernel older than
                 // 5.11 refuses; then all those that were opened here are marked already.
                 libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int);

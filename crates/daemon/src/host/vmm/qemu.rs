@@ -45,6 +45,8 @@ pub enum Accelerator {
 struct Descriptors {
     control: RawFd,
     vsock: RawFd,
+    /// The guest's wire to its gateway.
+    network: Option<RawFd>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -142,11 +144,15 @@ pub fn start(
     program: &Path,
     accelerator: Accelerator,
     vsock: &UnixStream,
+    network: Option<&UnixStream>,
 ) -> Result<(Process, UnixListener), QemuError> {
     let spawned = |source| QemuError::Spawn { program: program.display().to_string(), source };
     let id = &start.machine.id;
     let control = UnixListener::bind(start.layout.qmp_socket(id)).map_err(QemuError::Control)?;
-    let descriptors = Descriptors { control: control.as_raw_fd(), vsock: vsock.as_raw_fd() };
+    let network_fd = network.map(AsRawFd::as_raw_fd);
+    let descriptors = Descriptors { control: control.as_raw_fd(), vsock: vsock.as_raw_fd(), network: network_fd };
+    let mut inherited = vec![start.lock.as_fd(), control.as_fd(), vsock.as_fd()];
+    inherited.extend(network.map(AsFd::as_fd));
     let arguments = arguments(start.machine, start.boot, &start.layout.console_log(id), accelerator, descriptors);
     let log = || open_log(&start.layout.vmm_log(id));
     let process = Process::start(Launch {
@@ -155,7 +161,7 @@ pub fn start(
         folder: &start.layout.run(id),
         stdout: log().map_err(spawned)?,
         stderr: log().map_err(spawned)?,
-        inherited: &[start.lock.as_fd(), control.as_fd(), vsock.as_fd()],
+        inherited: &inherited,
     })
     .map_err(spawned)?;
     Ok((process, control))
@@ -215,7 +221,7 @@ fn arguments(
     arguments.pair("-object", format!("memory-backend-memfd,id=mem0,size={memory}M,share=on"));
     arguments.kernel(boot);
     boot.drives.iter().for_each(|drive| arguments.drive(drive));
-    arguments.network(machine);
+    arguments.network(machine, descriptors.network);
     arguments.pair("-chardev", format!("socket,id=vsock,fd={}", descriptors.vsock));
     arguments.pair("-device", "vhost-user-vsock-device,chardev=vsock");
     arguments.pair("-device", "virtio-rng-device");
@@ -258,10 +264,14 @@ impl Arguments {
         self.pair("-device", format!("virtio-blk-device,drive={0},serial={0}", drive.name));
     }
 
-    fn network(&mut self, machine: &Machine) {
+    /// In user mode the wire leads to the gateway and nowhere else: QEMU's own network would reach the host's loopback.
+    fn network(&mut self, machine: &Machine, wire: Option<RawFd>) {
         match &machine.attachment.mode {
             LinkMode::None => return,
-            LinkMode::User => self.pair("-netdev", "user,id=net0,ipv6=off"),
+            LinkMode::User => match wire {
+                Some(wire) => self.pair("-netdev", format!("socket,id=net0,fd={wire}")),
+                None => return,
+            },
             LinkMode::Tap { device } => {
                 self.pair("-netdev", format!("tap,id=net0,ifname={device},script=no,downscript=no,vhost=off"))
             }
@@ -300,7 +310,7 @@ mod tests {
             command_line: "console=ttyS0 quiet".into(),
             drives: vec![drive("image", true), drive("work", false)],
         };
-        let descriptors = Descriptors { control: 7, vsock: 8 };
+        let descriptors = Descriptors { control: 7, vsock: 8, network: Some(9) };
         let arguments = arguments(&machine, &boot, Path::new("/s,x/console.log"), accelerator, descriptors);
         let text: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let text = text.join("\n").replace("\n-", "\0-").replace('\n', " ").replace('\0', "\n");

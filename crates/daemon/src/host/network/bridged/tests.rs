@@ -31,7 +31,8 @@ fn with_helper(test: impl FnOnce(&TempDir) + Send + 'static) {
 
 fn bridged(folder: &TempDir) -> Bridged {
     let helper = Helper::new(folder.path().join("socket"), None);
-    let options = Options { resolvers: vec![[192, 168, 1, 1].into()], ..Options::default() };
+    let choice = Choice { wanted: Wanted::Auto, mode: Mode::Bridged, reason: "the test".into() };
+    let options = Options { choice, range: None, names: None, resolvers: vec![[192, 168, 1, 1].into()] };
     Bridged::open(helper, HostNetwork::new(None), &folder.path().join("addresses.json"), options).unwrap()
 }
 
