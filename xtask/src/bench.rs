@@ -4,6 +4,7 @@ mod bare;
 mod convert;
 mod fleet;
 mod network;
+mod pull;
 mod ssh;
 
 use crate::{build, process};
@@ -17,13 +18,14 @@ use std::time::{Duration, Instant};
 const SAMPLE: &str = "banger-bench-sample";
 const SHAPE: &[&str] = &["--vmm", "qemu", "--init", "agent", "--vcpu", "1", "--memory", "512"];
 const RUNS: usize = 7;
-const NAMES: &str = "`create`, `fleet`, `convert`, `network`, `ssh`";
+const NAMES: &str = "`create`, `fleet`, `convert`, `network`, `ssh`, `pull`";
 
 pub fn run(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("create") => create(),
         Some("fleet") => fleet::run(),
         Some("convert") => convert::run(),
+        Some("pull") => pull::run(),
         Some("ssh") => ssh::run(),
         Some("network") => network::run(),
         Some("sink") => network::sink(),

@@ -19,7 +19,7 @@ cargo xtask lint             rules, rustfmt, clippy, shellcheck
 cargo xtask docs             write the generated pages anew
 cargo xtask coverage         line coverage of the tests that need no machine
 cargo xtask soak [ROUNDS]    kill the daemon at random steps, for as long as you like
-cargo xtask bench NAME       create, fleet, convert, network";
+cargo xtask bench NAME       create, fleet, convert, network, ssh, pull";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

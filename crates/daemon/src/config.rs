@@ -54,6 +54,8 @@ pub struct Config {
     pub network: Option<Wanted>,
     #[serde(deserialize_with = "values::parsed")]
     pub network_range: Option<Range>,
+    #[serde(deserialize_with = "values::parsed")]
+    pub blob_cache_size: Option<ByteSize>,
     pub vm_defaults: VmDefaults,
     pub caps: Caps,
     pub file_sync: Vec<file_sync::FileSync>,

@@ -37,7 +37,12 @@ pub fn simulated() -> Host {
 /// This machine. Call on the runtime that will serve: the guests' sockets live on it.
 pub fn real(layout: &Layout, config: &Config, runtime: Handle) -> io::Result<Under> {
     let clock = Arc::new(clock::HostClock);
-    let library = Arc::new(images::Library::open(layout.clone())?.with_access(images::registry::Access::discover()));
+    let library = Arc::new(
+        images::Library::open(layout.clone())?
+            .with_access(images::registry::Access::discover())
+            .with_budget(config.blob_cache_size)
+            .with_catalog(images::registry::config_folder().map(|folder| folder.join("catalog.d"))),
+    );
     let expected = guest::Expected::new(layout.clone());
     let programs = Programs {
         firecracker: config.firecracker_bin.clone(),

@@ -24,12 +24,13 @@ mod ports;
 mod sandboxes;
 mod service;
 mod stream;
+mod upkeep;
 mod workspaces;
 
 use crate::app::App;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 pub use fault::{Refusal, fault, guest_fault};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -93,9 +94,17 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/audit", get(host::audit))
         .route("/v1/audit/fix", post(host::fix))
         .route("/v1/images", get(images::images))
-        .route("/v1/images/{name}", axum::routing::delete(images::remove_image))
+        .route("/v1/images/{name}", put(upkeep::register_image).delete(images::remove_image))
         .route("/v1/images/{name}/pull", post(images::pull_image))
         .route("/v1/images/{name}/import", post(images::import_image))
+        .route("/v1/images/{name}/save", post(upkeep::save_image))
+        .route("/v1/images/{name}/bundle", post(upkeep::bundle_image))
+        .route("/v1/images/{name}/promote", post(upkeep::promote_image))
+        .route("/v1/images/{name}/tag", post(upkeep::tag_image))
+        .route("/v1/library/load", post(upkeep::load_image))
+        .route("/v1/library/images/prune", post(upkeep::prune_images))
+        .route("/v1/library/cache/prune", post(upkeep::prune_cache))
+        .route("/v1/df", get(upkeep::disk_use))
         .route("/v1/kernels", get(library::kernels))
         .route("/v1/kernels/{name}", get(kernels::kernel).put(library::import_kernel).delete(library::remove_kernel))
         .route("/v1/kernels/{name}/build", post(kernels::build_kernel))

@@ -42,6 +42,13 @@
 //! | `POST /v1/kernels/{name}/pull` | – | stream, result [`KernelFacts`] |
 //! | `POST /v1/images/{name}/import` | [`ImageImport`] | stream, result [`ImageFacts`] |
 //! | `POST /v1/kernels/{name}/build` | [`KernelBuild`] | stream, result [`KernelFacts`] |
+//! | `PUT /v1/images/{name}` | [`ImageRegister`] | stream, result [`ImageFacts`] |
+//! | `POST /v1/images/{name}/promote` | – | stream, result [`ImageFacts`] |
+//! | `POST /v1/images/{name}/tag` | [`ImageTag`] | [`ImageFacts`] |
+//! | `POST /v1/images/{name}/save`, `/bundle` | [`ImageSave`], [`ImageBundle`] | stream, result [`ImageFile`] |
+//! | `POST /v1/library/load` | [`ImageLoad`] | stream, result [`ImageFacts`] |
+//! | `POST /v1/library/images/prune`, `POST /v1/library/cache/prune` | [`PruneRequest`] | [`Pruned`] |
+//! | `GET /v1/df` | – | [`DiskUse`] |
 //! | `PUT /v1/kernels/{name}` | [`KernelImport`] | stream, result [`KernelFacts`] |
 //! | `DELETE /v1/images/{name}`, `DELETE /v1/kernels/{name}` | – | 204 |
 //! | `GET /v1/openapi.json` | – | the OpenAPI document |
@@ -64,6 +71,7 @@ mod kernel;
 mod network;
 mod sandbox;
 mod service;
+mod upkeep;
 mod workspace;
 
 pub use artifact::*;
@@ -72,6 +80,7 @@ pub use kernel::*;
 pub use network::*;
 pub use sandbox::*;
 pub use service::*;
+pub use upkeep::*;
 pub use workspace::*;
 
 use crate::Fault;

@@ -282,6 +282,7 @@ fn images_and_kernels_keep_their_golden_shape() {
         created_at_ns: AT_NS,
         source: "built with mmdebstrap".into(),
         used_by: words(&["web"]),
+        managed: true,
         ..ImageFacts::default()
     };
     check("image_list", &ImageList { images: vec![image.clone()] });
@@ -290,6 +291,7 @@ fn images_and_kernels_keep_their_golden_shape() {
         name: word("web"),
         plain_http: true,
         ca_file: word("/etc/ca.pem"),
+        verify_key: word("-----BEGIN PUBLIC KEY-----"),
         auth_file: word("/root/.docker/config.json"),
     };
     check_request("image_pull", &pull);
@@ -328,6 +330,29 @@ fn images_and_kernels_keep_their_golden_shape() {
         modules: word("/lib/modules/6.1.0-40-cloud-amd64"),
     };
     check_request("kernel_import", &import);
+}
+
+#[test]
+fn the_librarys_upkeep_keeps_its_golden_shape() {
+    check_request("image_load", &ImageLoad { path: "/tmp/a.tar".into(), tag: word("1"), name: word("a") });
+    check_request("image_save", &ImageSave { path: "/tmp/a.tar".into() });
+    check_request("image_bundle", &ImageBundle { folder: "/tmp".into(), kernel: word("debian-cloud") });
+    check("image_file", &ImageFile { path: "/tmp/a.tar".into(), bytes: GIB });
+    check_request("image_tag", &ImageTag { name: "b".into() });
+    let register = ImageRegister {
+        rootfs: "/srv/rootfs.ext4".into(),
+        work_seed: word("/srv/work.ext4"),
+        kernel_ref: word("debian-cloud"),
+        kernel: word("/boot/vmlinux"),
+        initrd: word("/boot/initrd"),
+        modules: word("/lib/modules/6.1"),
+        boot_args: "quiet".into(),
+    };
+    check_request("image_register", &register);
+    check_request("prune_request", &PruneRequest { all: true, dry_run: true });
+    check("pruned", &Pruned { removed: words(&["a"]), freed_bytes: GIB, dry_run: false });
+    let row = DiskRow { what: "cache".into(), count: 2, bytes: GIB, reclaimable_bytes: GIB / 2 };
+    check("disk_use", &DiskUse { rows: vec![row] });
 }
 
 fn pulled(image: ImageFacts) -> ImageFacts {

@@ -122,8 +122,8 @@ impl Registry {
         fs::write(self.folder.join("config.yml"), config).expect("a file can be written");
     }
 
-    /// Pushes the image `layout:tag` of an OCI layout as `name`.
-    pub fn push(&self, layout: &Path, tag: &str, name: &str) {
+    /// Pushes the image `layout:tag` of an OCI layout as `name`; `how` are options of `skopeo copy`.
+    pub fn push(&self, layout: &Path, tag: &str, name: &str, how: &[&str]) {
         let from = format!("oci:{}:{tag}", layout.display());
         let to = format!("docker://{}/{name}", self.address());
         let mut arguments = vec!["--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds"];
@@ -132,6 +132,7 @@ impl Registry {
             true => arguments.push(&login),
             false => drop(arguments.pop()),
         }
+        arguments.extend(how);
         arguments.extend([from.as_str(), to.as_str()]);
         run("skopeo", &arguments);
     }

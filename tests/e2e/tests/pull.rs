@@ -19,7 +19,7 @@ fn an_image_of_a_registry_boots_by_its_reference() {
     let world = World::tiny();
     let registry = Registry::start(&world.path().join("registry"), Guard::default());
     let config = ["--config.cmd", "/bin/sh", "--config.env", "COLOUR=green", "--config.exposedports", "80/tcp"];
-    registry.push(&layout(world.path(), "1", &[], &config), "1", "a/box:1");
+    registry.push(&layout(world.path(), "1", &[], &config), "1", "a/box:1", &["--format", "oci"]);
     let reference = format!("{}/a/box:1", registry.address());
 
     // It is pulled by itself.
@@ -47,9 +47,15 @@ fn a_registry_with_tls_and_logins_is_pulled_from_and_a_killed_one_is_resumed() {
     }
     let world = World::empty();
     let mut registry = Registry::start(&world.path().join("registry"), Guard { tls: true, login: true });
-    registry.push(&layout(world.path(), "1", &[96 << 20], &[]), "1", "a/large:1");
+    registry.push(&layout(world.path(), "1", &[96 << 20], &[]), "1", "a/large:1", &["--format", "v2s2"]);
     let reference = format!("{}/a/large:1", registry.address());
     let (ca, login) = (registry.ca().display().to_string(), registry.auth_file().display().to_string());
+
+    let helper = Helper::new(&world, &registry.address());
+    let path = format!("{}:{}", helper.0.display(), std::env::var("PATH").unwrap_or_default());
+    let mut first = world.command(&["image", "list"]);
+    let started = first.env("PATH", path).env("DOCKER_CONFIG", &helper.0).output().expect("banger starts");
+    assert!(started.status.success());
 
     let stranger = world.banger(&["image", "pull", &reference]);
     assert!(stranger.code == 125 && stranger.stderr.contains("certs.d"), "{stranger:?}");
@@ -74,6 +80,69 @@ fn a_registry_with_tls_and_logins_is_pulled_from_and_a_killed_one_is_resumed() {
     let again = Instant::now();
     world.banger(&arguments).ok();
     assert!(again.elapsed() < Duration::from_secs(5), "what is here is not pulled again");
+
+    // A helper that hands out the login does as well as a file.
+    world.banger(&["image", "delete", &reference]).ok();
+    helper.unlock();
+    world.banger(&["image", "pull", &reference, "--ca", &ca]).ok();
+}
+
+/// Docker's configuration with a credential helper that knows the login once it is unlocked.
+struct Helper(std::path::PathBuf);
+
+impl Helper {
+    fn new(world: &World, registry: &str) -> Helper {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = world.path().join("docker");
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        let config = format!(r#"{{"credHelpers":{{"{registry}":"keeper"}}}}"#);
+        std::fs::write(folder.join("config.json"), config).expect("a file can be written");
+        let login = format!(r#"{{"Username":"{}","Secret":"{}"}}"#, e2e::registry::USER, e2e::registry::PASSWORD);
+        let script = format!(
+            "#!/bin/sh\nread registry\n[ \"$1 $registry\" = 'get {registry}' ] || exit 9\n\
+             [ -e {0}/unlocked ] || {{ echo credentials not found in native keychain; exit 1; }}\necho '{login}'\n",
+            folder.display()
+        );
+        let program = folder.join("docker-credential-keeper");
+        std::fs::write(&program, script).expect("a file can be written");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, executable).expect("it can be made a program");
+        Helper(folder)
+    }
+
+    fn unlock(&self) {
+        std::fs::write(self.0.join("unlocked"), "").expect("a file can be written");
+    }
+}
+
+#[test]
+fn a_daemon_killed_in_a_pull_leaves_nothing_half_made_and_the_next_goes_on() {
+    let name = "a_daemon_killed_in_a_pull_leaves_nothing_half_made_and_the_next_goes_on";
+    if !has_registry(name) {
+        return;
+    }
+    let world = World::empty();
+    let registry = Registry::start(&world.path().join("registry"), Guard::default());
+    registry.push(&layout(world.path(), "1", &[96 << 20], &[]), "1", "a/large:1", &["--dest-compress-format", "zstd"]);
+    let reference = format!("{}/a/large:1", registry.address());
+    world.banger(&["image", "list"]).ok();
+    let pid = world.daemon_pid();
+    let mut command = world.command(&["image", "pull", &reference]);
+    let pulling = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
+    let pulling = pulling.expect("banger starts");
+    await_partial(&world);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .expect("it can be killed");
+    let broken = e2e::world::finish(pulling, "banger image pull");
+    assert_ne!(broken.code, 0, "{broken:?}");
+
+    let before = registry.log().len();
+    world.banger(&["image", "pull", &reference]).ok();
+    let log = registry.log().split_off(before);
+    assert!(log.contains(" 206 "), "the rest alone was asked for: {log}");
+    let images = std::fs::read_dir(world.state().join("images")).expect("the folder is there").flatten();
+    let names: Vec<_> = images.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(names, ["large-1"]);
 }
 
 /// Waits until a part of the large layer has arrived; tells how much.
@@ -90,4 +159,56 @@ fn await_partial(world: &World) -> u64 {
         assert!(Instant::now() < end, "nothing arrives");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn an_image_travels_in_files_to_where_no_registry_is() {
+    let name = "an_image_travels_in_files_to_where_no_registry_is";
+    if !needs::qemu(name) || !needs::program("umoci", name) || !needs::program("skopeo", name) {
+        return;
+    }
+    let world = World::tiny();
+    let place = |name: &str| world.path().join(name).display().to_string();
+    let from = format!("{}:1", layout(world.path(), "1", &[], &["--config.cmd", "/bin/sh"]).display());
+    let loaded = world.banger(&["image", "load", &from, "--name", "boxed"]).ok();
+    assert_eq!(loaded.stdout, "boxed\n");
+
+    // Another program reads what was saved.
+    world.banger(&["image", "save", "boxed", "--output", &place("saved.tar")]).ok();
+    let archive = format!("oci-archive:{}", place("saved.tar"));
+    let mut inspect = std::process::Command::new("skopeo");
+    let inspected = inspect.args(["inspect", "--config", &archive]).output().expect("skopeo runs");
+    let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
+    assert!(said.contains("/bin/sh"), "{said} {}", String::from_utf8_lossy(&inspected.stderr));
+
+    // Image and kernel in one file, to a machine that has neither.
+    let bundled = world.banger(&["image", "bundle", "boxed", "--output", &place("")]).ok();
+    let bundle = bundled.stdout.trim().to_owned();
+    world.banger(&["image", "delete", "boxed"]).ok();
+    world.banger(&["image", "load", &bundle]).ok();
+    let ran = world.banger(&["vm", "run", "--rm", "--image", "boxed", "--", "echo", "there"]).ok();
+    assert_eq!(ran.stdout, "there\n");
+    let shown = world.banger(&["image", "show", "boxed", "--json"]).ok().json();
+    assert!(std::path::Path::new(shown["files"]["kernel"].as_str().expect("it brought one")).is_file());
+    assert_eq!(shown["kernel"], "boxed");
+    let used = world.banger(&["system", "df", "--json"]).ok().json();
+    let whats: Vec<_> = used["rows"].as_array().expect("a list").iter().map(|row| row["what"].clone()).collect();
+    assert_eq!(whats, ["sandboxes", "images", "kernels", "templates", "cache"]);
+}
+
+#[test]
+fn a_registered_file_boots_and_stays_its_owners() {
+    let name = "a_registered_file_boots_and_stays_its_owners";
+    if !needs::qemu(name) {
+        return;
+    }
+    let world = World::tiny();
+    let own = world.path().join("mine.ext4");
+    std::fs::copy(world.state().join("images/tiny/rootfs.ext4"), &own).expect("a file can be copied");
+    let file = own.display().to_string();
+    world.banger(&["image", "register", "--name", "mine", "--rootfs", &file, "--kernel-ref", "debian-cloud"]).ok();
+    let ran = world.banger(&["vm", "run", "--rm", "--image", "mine", "--", "cat", "/etc/os-release"]).ok();
+    assert!(ran.stdout.contains("ID=tiny"), "{ran:?}");
+    world.banger(&["image", "delete", "mine"]).ok();
+    assert!(own.is_file());
 }

@@ -1,7 +1,7 @@
 //! `banger image`.
 
 use super::values::absolute;
-use super::{Context, complete};
+use super::{Context, complete, library};
 use crate::client::Path;
 use crate::failure::{Failure, Outcome};
 use crate::render::progress::Board;
@@ -21,19 +21,50 @@ use wire::control::{ImageFacts, ImageImport, ImageList, ImagePull};
 pub enum ImageCommand {
     /// List images, those that are here and those that could be
     #[command(visible_alias = "ls", after_help = "Example:\n  banger image list")]
-    List,
+    List(ListArgs),
     /// Show everything about an image
     #[command(after_help = "Example:\n  banger image show debian-bookworm")]
     Show(NamedArgs),
     /// Fetch an image from a registry, or build one of the catalog
     #[command(after_help = "Example:\n  banger image pull docker.io/library/alpine:3.20")]
     Pull(PullArgs),
+    /// Make an image of one in a file or folder: an OCI layout, an archive of `docker save`, a bundle
+    #[command(after_help = "Example:\n  banger image load ./alpine.tar")]
+    Load(library::LoadArgs),
+    /// Write an image as an archive that banger, Docker and skopeo read
+    #[command(after_help = "Example:\n  banger image save alpine-3.20 -o alpine.tar")]
+    Save(library::SaveArgs),
+    /// Write an image with its kernel as one file, for machines that fetch nothing
+    #[command(after_help = "Example:\n  banger image bundle debian-bookworm -o /srv/images")]
+    Bundle(library::BundleArgs),
+    /// Make an image of files that stay where they are
+    #[command(after_help = "Example:\n  banger image register --name mine --rootfs ./rootfs.ext4 --kernel ./vmlinux")]
+    Register(library::RegisterArgs),
+    /// Copy a registered image's files into banger's own keeping
+    #[command(after_help = "Example:\n  banger image promote mine")]
+    Promote(NamedArgs),
+    /// Give an image another name
+    #[command(after_help = "Example:\n  banger image tag alpine-3.20 base")]
+    Tag(library::TagArgs),
+    /// Delete all images that no sandbox uses
+    #[command(after_help = "Example:\n  banger image prune --dry-run")]
+    Prune(library::PruneArgs),
+    /// Look after the cache of downloaded layers
+    #[command(subcommand, arg_required_else_help = true)]
+    Cache(library::CacheCommand),
     /// Make an image from a tar archive of a root file system
     #[command(after_help = "Example:\n  banger image import mine ./rootfs.tar.zst")]
     Import(ImportArgs),
     /// Delete images that no sandbox uses
     #[command(visible_alias = "rm", after_help = "Example:\n  banger image delete old-one")]
     Delete(ManyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those that could be fetched or built by name
+    #[arg(long)]
+    pub available: bool,
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +88,9 @@ pub struct PullArgs {
     /// Trust the certificates in FILE (PEM) for this pull
     #[arg(long = "ca", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// Take it only if the owner of the public key in FILE (PEM) has signed it, as cosign does
+    #[arg(long, value_name = "FILE")]
+    pub verify_key: Option<PathBuf>,
     /// Take logins from FILE, which is like Docker's config.json
     #[arg(long = "authfile", value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
@@ -81,9 +115,17 @@ pub struct ManyArgs {
 
 pub async fn run(context: &Context, command: ImageCommand) -> Outcome {
     match command {
-        ImageCommand::List => list(context).await,
+        ImageCommand::List(args) => list(context, args).await,
         ImageCommand::Show(args) => show(context, &args.image).await,
         ImageCommand::Pull(args) => pull(context, args).await,
+        ImageCommand::Load(args) => library::load(context, args).await,
+        ImageCommand::Save(args) => library::save(context, args).await,
+        ImageCommand::Bundle(args) => library::bundle(context, args).await,
+        ImageCommand::Register(args) => library::register(context, args).await,
+        ImageCommand::Promote(args) => library::promote(context, &args.image).await,
+        ImageCommand::Tag(args) => library::tag(context, args).await,
+        ImageCommand::Prune(args) => library::prune(context, args).await,
+        ImageCommand::Cache(command) => library::cache(context, command).await,
         ImageCommand::Import(args) => import(context, args).await,
         ImageCommand::Delete(args) => delete(context, args.images).await,
     }
@@ -94,8 +136,11 @@ async fn all(context: &Context) -> Outcome<Vec<ImageFacts>> {
     Ok(list.images)
 }
 
-async fn list(context: &Context) -> Outcome {
-    let images = all(context).await?;
+async fn list(context: &Context, args: ListArgs) -> Outcome {
+    let mut images = all(context).await?;
+    if args.available {
+        images.retain(|image| !image.present);
+    }
     match () {
         () if context.output.json => json::document(&images),
         () if context.output.quiet => render::data(&images.iter().map(|i| format!("{}\n", i.name)).collect::<String>()),
@@ -157,20 +202,30 @@ async fn pull(context: &Context, args: PullArgs) -> Outcome {
         name: args.name.map(String::from),
         plain_http: args.plain_http,
         ca_file: file(args.ca_file)?,
+        verify_key: args.verify_key.as_deref().map(read_key).transpose()?,
         auth_file: file(args.auth_file)?,
     };
-    make(context, Path::new("/v1/images").then(&args.image).then("pull"), &request).await
+    make(context, Method::POST, Path::new("/v1/images").then(&args.image).then("pull"), &request).await
 }
 
 async fn import(context: &Context, args: ImportArgs) -> Outcome {
     let request = ImageImport { path: absolute(&args.file)? };
-    make(context, Path::new("/v1/images").then(args.name.as_str()).then("import"), &request).await
+    make(context, Method::POST, Path::new("/v1/images").then(args.name.as_str()).then("import"), &request).await
 }
 
-async fn make<B: Serialize>(context: &Context, path: Path, request: &B) -> Outcome {
+fn read_key(file: &std::path::Path) -> Outcome<String> {
+    std::fs::read_to_string(file)
+        .map_err(|error| Failure::new(FaultKind::Invalid, format!("cannot read the key {}: {error}", file.display())))
+}
+
+pub async fn make<B: Serialize>(context: &Context, method: Method, path: Path, request: &B) -> Outcome {
     let line = Board::new(context.output.progress()).line(None);
-    let image: ImageFacts = context.client.work(Method::POST, path, request, |event| line.event(event)).await?;
+    let image: ImageFacts = context.client.work(method, path, request, |event| line.event(event)).await?;
     drop(line);
+    shown(context, &image)
+}
+
+pub fn shown(context: &Context, image: &ImageFacts) -> Outcome {
     if context.output.json { json::document(&image) } else { render::data(&format!("{}\n", image.name)) }
 }
 

@@ -18,7 +18,7 @@ use wire::control::{KernelBuild, KernelFacts, KernelImport, KernelList};
 pub enum KernelCommand {
     /// List kernels, those that are here and those that could be
     #[command(visible_alias = "ls", after_help = "Example:\n  banger kernel list")]
-    List,
+    List(ListArgs),
     /// Show everything about a kernel that is here
     #[command(after_help = "Example:\n  banger kernel show debian-cloud")]
     Show(NamedArgs),
@@ -41,6 +41,13 @@ pub enum KernelCommand {
     /// Delete kernels that no image uses
     #[command(visible_alias = "rm", after_help = "Example:\n  banger kernel delete old-one")]
     Delete(ManyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those that could be fetched by name
+    #[arg(long)]
+    pub available: bool,
 }
 
 #[derive(Debug, Args)]
@@ -103,7 +110,7 @@ pub struct ManyArgs {
 
 pub async fn run(context: &Context, command: KernelCommand) -> Outcome {
     match command {
-        KernelCommand::List => list(context).await,
+        KernelCommand::List(args) => list(context, args).await,
         KernelCommand::Show(args) => show(context, &args.kernel).await,
         KernelCommand::Build(args) => build(context, args).await,
         KernelCommand::Pull(args) => pull(context, &args.kernel).await,
@@ -112,8 +119,11 @@ pub async fn run(context: &Context, command: KernelCommand) -> Outcome {
     }
 }
 
-async fn list(context: &Context) -> Outcome {
-    let list: KernelList = context.client.get(Path::new("/v1/kernels")).await?;
+async fn list(context: &Context, args: ListArgs) -> Outcome {
+    let mut list: KernelList = context.client.get(Path::new("/v1/kernels")).await?;
+    if args.available {
+        list.kernels.retain(|kernel| !kernel.present);
+    }
     let names = || list.kernels.iter().map(|kernel| format!("{}\n", kernel.name)).collect::<String>();
     match () {
         () if context.output.json => json::document(&list.kernels),

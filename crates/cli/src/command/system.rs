@@ -1,6 +1,6 @@
 //! `banger system …`: what banger keeps on this host beside its sandboxes.
 
-use super::Context;
+use super::{Context, df};
 use crate::client::Path;
 use crate::failure::Outcome;
 use crate::render::{self, json, table};
@@ -10,6 +10,7 @@ use wire::control::{NetworkDownAnswer, NetworkDownRequest, NetworkStatus, Networ
 
 #[derive(Debug, Subcommand)]
 pub enum SystemCommand {
+    Df(df::DfArgs),
     /// Show, make or unmake the network that sandboxes share on this host
     #[command(subcommand, arg_required_else_help = true)]
     Network(NetworkCommand),
@@ -43,7 +44,10 @@ pub struct DownArgs {
 }
 
 pub async fn run(context: &Context, command: SystemCommand) -> Outcome {
-    let SystemCommand::Network(command) = command;
+    let command = match command {
+        SystemCommand::Df(args) => return df::run(context, args).await,
+        SystemCommand::Network(command) => command,
+    };
     match command {
         NetworkCommand::Status => show(context, &context.client.get(Path::new("/v1/network")).await?),
         NetworkCommand::Up(UpArgs { range }) => {

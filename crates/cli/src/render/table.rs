@@ -4,7 +4,7 @@ use super::time;
 use crate::failure::Outcome;
 use comfy_table::{Table, presets};
 use model::ByteSize;
-use wire::control::{ImageFacts, KernelFacts, PortRow, Sandbox, Stats};
+use wire::control::{DiskUse, ImageFacts, KernelFacts, PortRow, Sandbox, Stats};
 
 /// Rows below headers; a table without rows shows its headers only.
 pub fn show(headers: &[&str], rows: Vec<Vec<String>>) -> Outcome {
@@ -65,6 +65,13 @@ pub fn kernels(kernels: &[KernelFacts]) -> Outcome {
         ]
     };
     show(&["NAME", "STATE", "VERSION", "SIZE", "SOURCE"], kernels.iter().map(row).collect())
+}
+
+pub fn disk_use(used: &DiskUse) -> Outcome {
+    let row = |row: &wire::control::DiskRow| {
+        vec![row.what.clone(), row.count.to_string(), size(row.bytes), size(row.reclaimable_bytes)]
+    };
+    show(&["WHAT", "COUNT", "ON DISK", "COULD GO"], used.rows.iter().map(row).collect())
 }
 
 pub fn ports(ports: &[PortRow]) -> Outcome {

@@ -77,6 +77,12 @@ pub const KEYS: &[Key] = &[
          privilege at all), or `auto`, which takes bridges where that changes nothing for others. `BANGER_NETWORK` overrides it.",
     ),
     key("network_range", "\"10.20.30.0/24\"", "the first free one", "The private IPv4 range of the bridge."),
+    key(
+        "blob_cache_size",
+        "\"20G\"",
+        "`20GiB`",
+        "What downloaded layers may take in the cache; beyond it the oldest go, first those that no image was made of.",
+    ),
     key("vm_defaults.vcpu", "2", "a quarter of the host's, 1 to 4", "CPUs of a sandbox."),
     key(
         "vm_defaults.memory",

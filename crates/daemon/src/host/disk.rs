@@ -8,6 +8,8 @@ mod clone;
 mod ext4;
 mod seed;
 
+pub use clone::clone_sparse as copy_sparse;
+
 use self::ext4::Label;
 use super::vmm::lock_disks;
 use crate::layout::Layout;

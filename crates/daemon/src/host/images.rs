@@ -7,14 +7,20 @@
 //!  images/blobs     the cache of blobs              images/names      references and short names
 //!  images/image     tar → image                     images/kernel     package or files → kernel, initramfs
 //!  images/build     source → kernel                 images/command    what an image runs
+//!  images/archive   layouts and archives              images/bundle     a whole boot set in one file
+//!  images/register  files of somebody else            images/upkeep     other names, the cache's budget, what can go
+//!  images/verify    signatures
+//!  images/seed      the work-seed and its fingerprint
 //!  images/staging   half-made things, out of sight  images/program    a child that can be stopped
 //!  images/manifest  what stands beside the files
 //! ```
 //! An entry is a folder that was renamed into place whole; whatever is half-made has a name that no image can have. The
 //! daemon holds the lock of the state folder, so what lies half-made when it starts is nobody's.
 
+mod archive;
 pub mod blobs;
 mod build;
+mod bundle;
 mod catalog;
 mod command;
 mod image;
@@ -25,15 +31,24 @@ mod names;
 mod packages;
 mod program;
 mod pull;
+mod recipe;
+mod register;
 pub mod registry;
+mod seed;
 mod shared;
 mod sources;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod trouble;
+mod upkeep;
+mod verify;
 
 pub use build::{BuildOptions, Source, Trust};
 pub use kernel::KernelFiles;
+pub use register::{OwnKernel, Registration};
+pub use trouble::Trouble;
+pub use upkeep::Sweep;
 
 use super::vmm::boot;
 use crate::layout::Layout;
@@ -49,13 +64,13 @@ use model::service::ImageCommand;
 use model::{ByteSize, Change, ImageName, KernelName};
 use pull::FromRegistry;
 pub use pull::architecture;
-use registry::{Access, RegistryError};
+use recipe::Recipe;
+use registry::Access;
 use shared::Shared;
 use staging::Staging;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -73,6 +88,10 @@ pub struct Library {
     access: Access,
     /// Images that somebody asked for by reference, by the name that each will have.
     wanted: Mutex<BTreeMap<ImageName, OciReference>>,
+    /// The owner's additions to the catalog.
+    catalog_folder: Option<PathBuf>,
+    /// What the cache may take.
+    budget: ByteSize,
 }
 
 /// How a person wants an image fetched.
@@ -82,11 +101,21 @@ pub struct PullOptions {
     pub plain_http: bool,
     pub ca_file: Option<PathBuf>,
     pub auth_file: Option<PathBuf>,
+    /// PEM of the key by which it must be signed.
+    pub verify_key: Option<String>,
+}
+
+/// How an image that is here is to be held against its registry.
+struct Refresh<'a> {
+    access: &'a Access,
+    options: &'a PullOptions,
+    in_use: &'a dyn Fn(&ImageName) -> Vec<String>,
 }
 
 /// What is known of an image beyond what the engine wants to know.
 #[derive(Debug, Clone)]
 pub struct ImageDetails {
+    pub managed: bool,
     pub references: Vec<String>,
     pub system: Option<String>,
     pub config: ImageConfig,
@@ -107,16 +136,17 @@ impl Library {
             agent: Mutex::default(),
             access: Access::default(),
             wanted: Mutex::default(),
+            catalog_folder: None,
+            budget: upkeep::DEFAULT_BUDGET,
         })
+    }
+
+    pub fn with_budget(self, budget: Option<ByteSize>) -> Library {
+        Library { budget: budget.unwrap_or(upkeep::DEFAULT_BUDGET), ..self }
     }
 
     pub fn with_access(self, access: Access) -> Library {
         Library { access, ..self }
-    }
-
-    /// What can be made here by name, with where it comes from.
-    pub fn catalog_images(&self) -> Vec<(ImageName, String)> {
-        catalog::IMAGES.iter().map(|recipe| (known(recipe.name), recipe.source.to_owned())).collect()
     }
 
     pub fn catalog_kernels(&self) -> Vec<(KernelName, String)> {
@@ -151,7 +181,14 @@ impl Library {
     }
 
     /// Makes an image present and tells its name: one of the catalog, or whatever a registry has.
-    pub fn pull_image(&self, wanted: &ImageRef, options: &PullOptions, watch: &dyn Watch) -> Result<ImageName> {
+    /// `in_use` names the sandboxes that an image must not change under.
+    pub fn pull_image(
+        &self,
+        wanted: &ImageRef,
+        options: &PullOptions,
+        in_use: &dyn Fn(&ImageName) -> Vec<String>,
+        watch: &dyn Watch,
+    ) -> Result<ImageName> {
         let reference = match wanted {
             ImageRef::Name(name) => {
                 let _change = self.ensure_image(name, watch)?;
@@ -166,29 +203,80 @@ impl Library {
         let here = || self.layout.image_manifest(&name).is_file();
         let access = self.access.with(options);
         let _change = self.under_way.once(&format!("image/{name}"), watch, || match here() {
-            true => Ok(Change::Unchanged),
-            false => self.pull(&name, reference, &access, watch).map(|()| Change::Changed),
+            true => self.refresh(&name, reference, &Refresh { access: &access, options, in_use }, watch),
+            false => {
+                self.pull(&name, reference, &access, options.verify_key.as_deref(), watch).map(|()| Change::Changed)
+            }
         })?;
         Ok(name)
     }
 
-    /// Every image with all that is known of it.
-    pub fn described(&self) -> Result<Vec<(ImageFacts, ImageDetails)>> {
+    /// A tag may have moved on since the image came here; one that is in use stays as it is.
+    fn refresh(
+        &self,
+        name: &ImageName,
+        reference: &OciReference,
+        how: &Refresh<'_>,
+        watch: &dyn Watch,
+    ) -> Result<Change> {
+        let key = how.options.verify_key.as_deref();
+        if reference.digest.is_some() && key.is_none() {
+            return Ok(Change::Unchanged);
+        }
+        watch.report(Report::Stage { text: format!("asking for {reference}") });
+        let now = key
+            .map(verify::key)
+            .transpose()
+            .map_err(Trouble::from)
+            .and_then(|key| FromRegistry::new(reference, how.access, key).resolved(reference, watch));
+        let note = |text: String| {
+            watch.report(Report::Note { text });
+            Ok(Change::Unchanged)
+        };
+        let now = match now {
+            Ok(now) => now,
+            Err(Trouble::Registry(error)) if key.is_none() && error.is_transient_or_unreachable() => {
+                return note(format!("{error}: the image that is here stays"));
+            }
+            Err(error) => return Err(error.told(&format!("cannot pull image {reference}"), &self.layout)),
+        };
+        let manifest = ImageManifest::read(&self.layout.image_manifest(name));
+        let before = manifest.and_then(|manifest| manifest.origin).and_then(|origin| origin.resolved);
+        let users = (how.in_use)(name);
+        match before {
+            Some(before) if before == now => Ok(Change::Unchanged),
+            _ if !users.is_empty() => {
+                let users = users.join(", ");
+                note(format!("{reference} has changed, but {users} uses what is here; `--name` pulls it beside that"))
+            }
+            _ => self.pull(name, reference, how.access, key, watch).map(|()| Change::Changed),
+        }
+    }
+
+    /// Every image with all that is known of it; `kernel` boots those that name none.
+    pub fn described(&self, kernel: &KernelName) -> Result<Vec<(ImageFacts, ImageDetails)>> {
         let describe = |(name, manifest): (ImageName, ImageManifest)| {
             let details = ImageDetails {
+                managed: manifest.managed,
                 references: manifest.references.clone(),
                 system: manifest.system.clone(),
                 config: manifest.config.clone(),
-                files: self.boot_set(&name),
+                files: self.boot_set(&name, manifest.kernel.as_ref().unwrap_or(kernel)),
             };
             (self.image_facts(name, manifest), details)
         };
         Ok(self.manifests()?.into_iter().map(describe).collect())
     }
 
-    fn boot_set(&self, name: &ImageName) -> Vec<(&'static str, PathBuf)> {
-        let parts = [("rootfs", self.layout.image_rootfs(name)), ("work_seed", self.layout.image_work_seed(name))];
-        parts.into_iter().filter(|(_, path)| path.exists()).collect()
+    fn boot_set(&self, name: &ImageName, kernel: &KernelName) -> Vec<(&'static str, PathBuf)> {
+        let files = [
+            ("rootfs", self.layout.image_rootfs(name)),
+            ("work_seed", self.layout.image_work_seed(name)),
+            ("kernel", self.layout.kernel_vmlinux(kernel)),
+            ("initrd", self.layout.kernel(kernel).join(kernel::INITRD)),
+            ("modules", self.layout.kernel_modules(kernel)),
+        ];
+        files.into_iter().filter(|(_, path)| path.exists()).collect()
     }
 
     /// Builds the generic guest kernel from source.
@@ -213,7 +301,21 @@ impl Library {
         files.into_iter().filter(|(_, path)| path.exists()).collect()
     }
 
-    fn make_image(&self, name: &ImageName, recipe: &ImageRecipe, watch: &dyn Watch) -> Result<()> {
+    /// Makes an image of whatever lies in a file or folder.
+    pub fn load(&self, path: &Path, tag: Option<&str>, options: &PullOptions, watch: &dyn Watch) -> Result<ImageName> {
+        match bundle::hash_in_name(path) {
+            Some(hash) if path.is_file() => {
+                let attempt = format!("cannot open {}", path.display());
+                let file =
+                    std::fs::File::open(path).map_err(|error| Trouble::from(error).told(&attempt, &self.layout))?;
+                let source = path.display().to_string();
+                self.unbundle(file, Some(&hash), options.name.as_ref(), &source, watch)
+            }
+            _ => self.load_image(path, tag, options, watch),
+        }
+    }
+
+    fn make_image(&self, name: &ImageName, recipe: &ImageRecipe<'_>, watch: &dyn Watch) -> Result<()> {
         watch.report(Report::Stage { text: format!("building image {name}") });
         let work = || {
             let staging = Staging::begin(&self.layout.images())?;
@@ -226,16 +328,27 @@ impl Library {
         work().map_err(|error| error.told(&format!("cannot build image {name}"), &self.layout))
     }
 
-    fn pull(&self, name: &ImageName, reference: &OciReference, access: &Access, watch: &dyn Watch) -> Result<()> {
+    fn pull(
+        &self,
+        name: &ImageName,
+        reference: &OciReference,
+        access: &Access,
+        key: Option<&str>,
+        watch: &dyn Watch,
+    ) -> Result<()> {
         watch.report(Report::Stage { text: format!("pulling {reference}") });
         let work = || {
+            let key = key.map(verify::key).transpose()?;
             let staging = Staging::begin(&self.layout.images())?;
-            let registry = FromRegistry::new(reference, access);
+            let registry = FromRegistry::new(reference, access, key);
             let described = registry.describe(reference, &self.blobs, watch)?;
             pull::make(&described, &registry, &self.blobs, &staging, watch)?;
-            staging.commit(&self.layout.image(name))
+            let place = self.layout.image(name);
+            if place.exists() { staging.replace(&place) } else { staging.commit(&place) }
         };
-        work().map_err(|error| error.told(&format!("cannot pull image {reference}"), &self.layout))
+        work().map_err(|error| error.told(&format!("cannot pull image {reference}"), &self.layout))?;
+        self.keep_within_budget();
+        Ok(())
     }
 
     fn make_kernel(&self, name: &KernelName, recipe: &KernelRecipe, watch: &dyn Watch) -> Result<()> {
@@ -253,122 +366,6 @@ impl Library {
     /// The agent that guests get, or why there is none.
     pub fn agent(&self) -> std::result::Result<std::path::PathBuf, Trouble> {
         kernel::find_agent()
-    }
-}
-
-/// What stops the making of an image or kernel; [`Trouble::told`] turns it into the seam's error.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{what} {path}")]
-    File { what: &'static str, path: std::path::PathBuf, source: io::Error },
-    #[error("the archive cannot become a disk")]
-    Image(#[source] ::images::ext4::ImageError),
-    #[error("the archive cannot be read")]
-    Layer(#[from] ::images::LayerError),
-    #[error("the kernel cannot be used")]
-    Kernel(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("{program} failed: {said}")]
-    Program { program: &'static str, said: String },
-    #[error("{sentence}")]
-    Unfit { sentence: String, hint: Option<String> },
-    #[error("{0}")]
-    NotFound(String),
-    #[error("the registry is no help")]
-    Registry(#[source] RegistryError),
-    #[error("the image's manifest cannot be used")]
-    Manifest(#[from] ::images::manifest::ManifestError),
-    #[error("the image's config cannot be used")]
-    Config(#[from] ::images::config::ConfigError),
-    #[error("{0}")]
-    TooLarge(String),
-    #[error("layer {number} is not the one that the image's config names, {wanted}")]
-    DiffId { number: usize, wanted: model::Digest },
-    #[error("nobody wants it any more")]
-    Cancelled,
-}
-
-impl From<RegistryError> for Trouble {
-    fn from(error: RegistryError) -> Trouble {
-        match error {
-            RegistryError::Cancelled => Trouble::Cancelled,
-            other => Trouble::Registry(other),
-        }
-    }
-}
-
-impl From<::images::ext4::ImageError> for Trouble {
-    fn from(error: ::images::ext4::ImageError) -> Trouble {
-        match error {
-            ::images::ext4::ImageError::Cancelled => Trouble::Cancelled,
-            ::images::ext4::ImageError::Layer { source: ::images::LayerError::Cancelled, .. } => Trouble::Cancelled,
-            other => Trouble::Image(other),
-        }
-    }
-}
-
-impl Trouble {
-    fn told(self, attempt: &str, layout: &Layout) -> HostError {
-        if self.is_full_disk() {
-            let attempt = format!("{attempt}: there is no room left on the disk of {}", layout.state().display());
-            return HostError::new(HostErrorKind::Unfit, attempt).with_hint("`banger image list` shows what could go");
-        }
-        let (kind, hint) = match &self {
-            Trouble::Io(_) | Trouble::File { .. } => (HostErrorKind::Broken, None),
-            Trouble::Image(_) | Trouble::Layer(_) | Trouble::Kernel(_) => (HostErrorKind::Invalid, None),
-            Trouble::Manifest(_) | Trouble::Config(_) | Trouble::TooLarge(_) | Trouble::DiffId { .. } => {
-                (HostErrorKind::Invalid, None)
-            }
-            Trouble::Registry(error) => (registry_kind(error), error.hint()),
-            Trouble::Program { .. } => (HostErrorKind::Unfit, Some("`banger doctor` checks the tools".to_owned())),
-            Trouble::Unfit { hint, .. } => (HostErrorKind::Unfit, hint.clone()),
-            Trouble::NotFound(_) => (HostErrorKind::NotFound, None),
-            Trouble::Cancelled => (HostErrorKind::Cancelled, None),
-        };
-        let error = HostError::new(kind, attempt).with_source(self);
-        match hint {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        }
-    }
-
-    fn is_cancelled(&self) -> bool {
-        matches!(self, Trouble::Cancelled | Trouble::Layer(::images::LayerError::Cancelled))
-    }
-
-    fn is_full_disk(&self) -> bool {
-        if let Trouble::Program { said, .. } = self {
-            return said.contains("No space left on device");
-        }
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            let full = error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
-            if full {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
-    }
-}
-
-fn registry_kind(error: &RegistryError) -> HostErrorKind {
-    match error {
-        RegistryError::Missing { .. } => HostErrorKind::NotFound,
-        RegistryError::Redirect { .. } | RegistryError::Answer { .. } => HostErrorKind::Invalid,
-        RegistryError::Stalled { .. } => HostErrorKind::TimedOut,
-        RegistryError::Store(_) => HostErrorKind::Broken,
-        RegistryError::Cancelled => HostErrorKind::Cancelled,
-        RegistryError::Unreachable { .. }
-        | RegistryError::Tls { .. }
-        | RegistryError::Broken { .. }
-        | RegistryError::Short { .. }
-        | RegistryError::Status { .. }
-        | RegistryError::Denied { .. }
-        | RegistryError::Credentials { .. } => HostErrorKind::Unfit,
     }
 }
 
@@ -406,14 +403,15 @@ impl Images for Library {
     fn ensure_image(&self, name: &ImageName, watch: &dyn Watch) -> Result<Change> {
         let here = || self.layout.image_manifest(name).is_file();
         if here() {
-            return Ok(Change::Unchanged);
+            return self.mend_work_seed(name, watch);
         }
-        let make = || match (catalog::image(name.as_str()), self.reference_of(name)) {
-            (Some(recipe), _) => self.make_image(name, recipe, watch),
-            (None, Some(reference)) => self.pull(name, &reference, &self.access, watch),
+        let make = || match (self.recipe(name), self.reference_of(name)) {
+            (Some(Recipe::BuiltIn(recipe)), _) => self.make_image(name, recipe, watch),
+            (Some(Recipe::Entry(entry)), _) => self.make_entry(name, &entry, watch),
+            (None, Some(reference)) => self.pull(name, &reference, &self.access, None, watch),
             (None, None) => match self.implied_reference(name) {
                 Some(reference) => {
-                    self.pull(name, &reference, &self.access, watch).map_err(|error| perhaps(name, error))
+                    self.pull(name, &reference, &self.access, None, watch).map_err(|error| perhaps(name, error))
                 }
                 None => Err(unknown("image", name.as_str())),
             },
@@ -440,8 +438,16 @@ impl Images for Library {
     }
 
     fn remove_image(&self, name: &ImageName) -> Result<Change> {
-        staging::remove(&self.layout.image(name))
-            .map_err(|error| Trouble::from(error).told(&format!("cannot remove image {name}"), &self.layout))
+        let own = ImageManifest::read(&self.layout.image_manifest(name)).filter(|manifest| manifest.owns_kernel);
+        let change = staging::remove(&self.layout.image(name))
+            .map_err(|error| Trouble::from(error).told(&format!("cannot remove image {name}"), &self.layout))?;
+        match own.and_then(|manifest| manifest.kernel) {
+            // Another image may have come to use it since.
+            Some(kernel) if !self.manifests()?.iter().any(|(_, other)| other.kernel.as_ref() == Some(&kernel)) => {
+                Ok(change.and(self.remove_kernel(&kernel)?))
+            }
+            _ => Ok(change),
+        }
     }
 
     fn remove_kernel(&self, name: &KernelName) -> Result<Change> {
@@ -529,10 +535,9 @@ fn entries<T: std::str::FromStr + Ord>(folder: &Path) -> io::Result<Vec<T>> {
     Ok(names)
 }
 
-/// As the files say they are, and as they take on the disk.
+/// As the files say they are, and what deleting them would free.
 fn sizes(files: &[std::path::PathBuf]) -> (ByteSize, ByteSize) {
     let found = files.iter().filter_map(|path| std::fs::metadata(path).ok());
-    // st_blocks counts 512 bytes each, whatever the file system (stat(2)).
-    let (size, allocated) = found.fold((0, 0), |(size, taken), file| (size + file.len(), taken + file.blocks() * 512));
-    (ByteSize::from_bytes(size), ByteSize::from_bytes(allocated))
+    let size = found.map(|file| file.len()).sum();
+    (ByteSize::from_bytes(size), upkeep::freed(files))
 }

@@ -111,11 +111,12 @@ fn image(request: &CreateRequest, app: &App) -> Result<ImageName, Refusal> {
     }
 }
 
-/// The image's own kernel, else the default one.
-fn kernel_of(image: &ImageName, app: &App) -> KernelName {
+/// The image's own kernel, else the one that the catalog names for it, else the default one.
+pub fn kernel_of(image: &ImageName, app: &App) -> KernelName {
     let images = app.host.images.images().unwrap_or_default();
     let own = images.into_iter().find(|facts| facts.name == *image).and_then(|facts| facts.kernel);
-    own.unwrap_or_else(|| app.defaults.kernel.value.clone())
+    let said = || app.library.as_ref().and_then(|library| library.catalog_kernel(image));
+    own.or_else(said).unwrap_or_else(|| app.defaults.kernel.value.clone())
 }
 
 /// A name of two words that nobody has yet.
@@ -286,6 +287,7 @@ pub fn image_facts(facts: &engine::host::images::ImageFacts, used_by: Vec<String
         created_at_ns: facts.created_at,
         source: facts.source.clone(),
         used_by,
+        managed: true,
         ..wire_control::ImageFacts::default()
     }
 }

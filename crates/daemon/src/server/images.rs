@@ -25,7 +25,7 @@ pub async fn images(State(app): Shared) -> Result<axum::Json<ImageList>, Refusal
         let mut images = present(app)?;
         for (name, source) in app.library.iter().flat_map(|library| library.catalog_images()) {
             if !images.iter().any(|facts| facts.name == name.as_str()) {
-                images.push(ImageFacts { name: name.to_string(), source, ..ImageFacts::default() });
+                images.push(ImageFacts { name: name.to_string(), source, managed: true, ..ImageFacts::default() });
             }
         }
         Ok(ImageList { images })
@@ -42,11 +42,14 @@ pub async fn pull_image(State(app): Shared, given: Named, Json(request): Json<Im
         name: request.name.as_deref().map(|name| Named(name.to_owned()).parse()).transpose()?,
         plain_http: request.plain_http,
         ca_file: request.ca_file.as_deref().map(absolute).transpose()?,
+        verify_key: request.verify_key,
         auth_file: request.auth_file.as_deref().map(absolute).transpose()?,
     };
     Ok(respond(app, None, move |app, watch| {
         let name = match (&app.library, &wanted) {
-            (Some(library), _) => library.pull_image(&wanted, &options, watch),
+            (Some(library), _) => {
+                library.pull_image(&wanted, &options, &|name| used_by(app, |spec| spec.image == *name), watch)
+            }
             (None, ImageRef::Name(name)) => app.host.images.ensure_image(name, watch).map(|_| name.clone()),
             (None, ImageRef::Oci(_)) => return Err(imaginary()),
         };
@@ -87,7 +90,7 @@ pub async fn remove_image(State(app): Shared, given: Named) -> Result<StatusCode
 }
 
 /// The image that is meant; a name that nobody has stays itself, so that what is asked of it says so.
-fn find(app: &App, wanted: &ImageRef) -> Result<ImageName, Fault> {
+pub fn find(app: &App, wanted: &ImageRef) -> Result<ImageName, Fault> {
     if let Some(library) = &app.library
         && let Some(name) = library.find(wanted).map_err(|error| fault(error.into()))?
     {
@@ -106,7 +109,7 @@ fn present(app: &App) -> Result<Vec<ImageFacts>, Fault> {
     let used = |name: &ImageName| used_by(app, |spec| spec.image == *name);
     match &app.library {
         Some(library) => {
-            let images = library.described().map_err(|error| fault(error.into()))?;
+            let images = library.described(&app.defaults.kernel.value).map_err(|error| fault(error.into()))?;
             let facts = |(facts, details)| {
                 let used = used(&engine::host::images::ImageFacts::clone(&facts).name);
                 detailed(convert::image_facts(&facts, used), details)
@@ -120,13 +123,14 @@ fn present(app: &App) -> Result<Vec<ImageFacts>, Fault> {
     }
 }
 
-fn image_named(app: &App, name: &ImageName) -> Result<ImageFacts, Fault> {
+pub fn image_named(app: &App, name: &ImageName) -> Result<ImageFacts, Fault> {
     present(app)?.into_iter().find(|facts| facts.name == name.as_str()).ok_or_else(vanished)
 }
 
 fn detailed(facts: ImageFacts, details: ImageDetails) -> ImageFacts {
     let shown = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
     ImageFacts {
+        managed: details.managed,
         references: details.references,
         system: details.system,
         config: Some(config_facts(details.config)),

@@ -26,6 +26,9 @@ pub struct ImageFacts {
     /// Names of the sandboxes that use it.
     #[serde(default)]
     pub used_by: Vec<String>,
+    /// False: its files are its owner's, see [`crate::control::ImageRegister`].
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub managed: bool,
     /// References that stand for it, with tag or digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
@@ -38,6 +41,14 @@ pub struct ImageFacts {
     /// The files of its boot set on the host: `rootfs`, `work_seed`, `kernel`, `initrd`, `modules`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(managed: &bool) -> bool {
+    *managed
 }
 
 /// The configuration of an OCI image.
@@ -84,6 +95,9 @@ pub struct ImagePull {
     /// Absolute path on the host of certificates (PEM) that count for this pull.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+    /// PEM of the public key by which the image must be signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify_key: Option<String>,
     /// Absolute path on the host of a file with logins, as Docker's `config.json`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_file: Option<String>,

@@ -1,12 +1,13 @@
 //! What can be made here by name, without any hosted catalog: from Debian packages, fetched and verified by the host's
 //! own apt from the mirror that it uses already.
 
-pub struct ImageRecipe {
-    pub name: &'static str,
-    pub source: &'static str,
+#[derive(Debug)]
+pub struct ImageRecipe<'a> {
+    pub name: &'a str,
+    pub source: &'a str,
     /// The release that the packages are of.
-    pub codename: &'static str,
-    pub packages: &'static [&'static str],
+    pub codename: &'a str,
+    pub packages: &'a [&'a str],
 }
 
 pub struct KernelRecipe {
@@ -17,7 +18,7 @@ pub struct KernelRecipe {
     pub package: &'static str,
 }
 
-pub const IMAGES: &[ImageRecipe] = &[
+pub const IMAGES: &[ImageRecipe<'static>] = &[
     ImageRecipe {
         name: "debian-bookworm",
         source: "debian packages (bookworm)",
@@ -80,7 +81,7 @@ pub const KERNELS: &[KernelRecipe] = &[KernelRecipe {
     package: "linux-image-cloud-amd64",
 }];
 
-pub fn image(name: &str) -> Option<&'static ImageRecipe> {
+pub fn image(name: &str) -> Option<&'static ImageRecipe<'static>> {
     IMAGES.iter().find(|recipe| recipe.name == name)
 }
 

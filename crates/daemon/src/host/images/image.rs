@@ -2,7 +2,7 @@
 //! The same archive gives the same bytes.
 
 use super::Trouble;
-use super::manifest::{self, ImageManifest};
+use super::manifest::{self, Fingerprint, ImageManifest};
 use super::mkfs::MkfsExt4;
 use super::staging::Staging;
 use crate::host::clock::HostClock;
@@ -41,6 +41,17 @@ pub fn from_layers(
     describe: impl FnOnce(Digest) -> ImageManifest,
     watch: &dyn Watch,
 ) -> Result<(), Trouble> {
+    let facts = write_disks(layers, staging, watch)?;
+    let mut manifest = describe(facts.digest);
+    manifest.has_systemd = facts.system.init == Init::Systemd;
+    manifest.system = facts.system.os_release.as_deref().and_then(pretty_name);
+    manifest.work_seed = Some(Fingerprint::of(&staging.file("work-seed.ext4"))?);
+    manifest::write(&staging.file("manifest.json"), &manifest)?;
+    Ok(())
+}
+
+/// Root file system and work-seed.
+pub fn write_disks(layers: &[Layer], staging: &Staging, watch: &dyn Watch) -> Result<RootfsFacts, Trouble> {
     let options = WriteOptions { work_seed: Some(staging.file("work-seed.ext4")), ..WriteOptions::default() };
     let rootfs = staging.file("rootfs.ext4");
     let mut told = 0;
@@ -59,11 +70,7 @@ pub fn from_layers(
     if facts.dropped_xattrs > 0 {
         watch.report(Report::Note { text: format!("{} extended attributes were left out", facts.dropped_xattrs) });
     }
-    let mut manifest = describe(facts.digest);
-    manifest.has_systemd = facts.system.init == Init::Systemd;
-    manifest.system = facts.system.os_release.as_deref().and_then(pretty_name);
-    manifest::write(&staging.file("manifest.json"), &manifest)?;
-    Ok(())
+    Ok(facts)
 }
 
 /// By our own writer; where that cannot lay the image out, by the file system's own, if it can work here.
@@ -113,7 +120,7 @@ fn wanted(watch: &dyn Watch) -> ControlFlow<()> {
 }
 
 /// A second opinion by the file system's own checker; without it an image is as good as the writer.
-fn check(disk: &Path) -> Result<(), Trouble> {
+pub fn check(disk: &Path) -> Result<(), Trouble> {
     let checked = Command::new(CHECKER).args(["-f", "-n"]).arg(disk).stdin(Stdio::null()).output();
     match checked {
         Ok(output) if output.status.success() => Ok(()),
@@ -130,7 +137,7 @@ fn check(disk: &Path) -> Result<(), Trouble> {
 }
 
 /// `PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"` of os-release(5), at most 120 characters of it.
-fn pretty_name(os_release: &str) -> Option<String> {
+pub fn pretty_name(os_release: &str) -> Option<String> {
     let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
     let value: String = value.trim_matches(['"', '\'']).chars().filter(|c| !c.is_control()).take(120).collect();
     Some(value)

@@ -23,6 +23,8 @@ use std::time::SystemTime;
 const MAX_KERNEL_BYTES: u64 = 1 << 30;
 /// Two thousand bytes is what a kernel's command line holds.
 const MAX_BOOT_ARGS_BYTES: usize = 1024;
+/// Of the kernel's owner; unpacked before ours (Linux `Documentation/admin-guide/initrd`: archives may follow each other).
+pub const INITRD: &str = "initrd";
 const AGENT: &str = "banger-vsock-agent";
 
 /// What a person registers.
@@ -101,7 +103,7 @@ fn locate(given: &Path) -> std::result::Result<(PathBuf, Option<PathBuf>), Troub
 }
 
 /// The words go onto a command line as they are.
-fn boot_args(given: &str) -> std::result::Result<Vec<String>, Trouble> {
+pub fn boot_args(given: &str) -> std::result::Result<Vec<String>, Trouble> {
     let refuse = |sentence: &str| Err(Trouble::Unfit { sentence: sentence.to_owned(), hint: None });
     if given.len() > MAX_BOOT_ARGS_BYTES {
         return refuse("the boot arguments are over 1024 bytes long");
@@ -145,7 +147,7 @@ pub fn from_package(
     Ok(())
 }
 
-fn store(
+pub fn store(
     vmlinux: &Vmlinux<'_>,
     modules: &[Module],
     boot_args: Vec<String>,
@@ -247,6 +249,11 @@ fn make_initramfs(place: &Path, agent: &Path, folder: &Path, names: &[String]) -
     }
     let partial = place.with_extension("partial");
     let mut out = BufWriter::new(File::create(&partial)?);
+    if let Some(mut initrd) = place.parent().and_then(|kernel| File::open(kernel.join(INITRD)).ok()) {
+        let length = io::copy(&mut initrd, &mut out)?;
+        // The next archive begins at a multiple of four bytes.
+        out.write_all(&[0; 4][..(length.next_multiple_of(4) - length) as usize])?;
+    }
     initramfs::write_sandbox(&mut out, agent, &modules).map_err(unusable)?;
     out.flush()?;
     out.get_ref().sync_all()?;

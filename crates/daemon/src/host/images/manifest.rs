@@ -26,6 +26,15 @@ pub struct ImageManifest {
     /// The image it was made from, if it was.
     #[serde(default)]
     pub parent: Option<ImageName>,
+    /// Of the work-seed when it was made.
+    #[serde(default)]
+    pub work_seed: Option<Fingerprint>,
+    /// False: its files are links to its owner's.
+    #[serde(default = "yes")]
+    pub managed: bool,
+    /// Its kernel came with it and goes with it.
+    #[serde(default)]
+    pub owns_kernel: bool,
     /// The references that stand for it, with tag or digest: `docker.io/library/alpine:3.20`.
     #[serde(default)]
     pub references: Vec<String>,
@@ -37,9 +46,20 @@ pub struct ImageManifest {
     pub origin: Option<Origin>,
 }
 
+/// What a file was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    pub digest: Digest,
+    pub bytes: u64,
+    pub modified_ns: i64,
+}
+
 /// The documents and layers that an image was made of, all of them blobs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
+    /// What the reference stood for: the manifest, or an index that lists it.
+    #[serde(default)]
+    pub resolved: Option<Digest>,
     pub manifest: Digest,
     pub config: Digest,
     /// Lowest first.
@@ -70,6 +90,10 @@ pub struct KernelManifest {
     pub modules: Vec<String>,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl ImageManifest {
     pub fn new(digest: Digest, source: &str, created_at_ns: u64) -> ImageManifest {
         let source = source.to_owned();
@@ -82,6 +106,9 @@ impl ImageManifest {
             kernel: None,
             system: None,
             parent: None,
+            work_seed: None,
+            managed: true,
+            owns_kernel: false,
             references: Vec::new(),
             config: ImageConfig::default(),
             origin: None,

@@ -5,6 +5,7 @@
 use super::Library;
 use super::manifest::ImageManifest;
 use super::pull::canonical;
+use super::recipe;
 use ::images::digest;
 use engine::host::Result;
 use model::ImageName;
@@ -38,8 +39,11 @@ impl Library {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         let short = reference.default_name();
         let free = |name: &ImageName| {
-            let known = self.layout.image(name).exists() || super::catalog::image(name.as_str()).is_some();
-            !known && wanted.get(name).is_none_or(|other| *other == reference)
+            // A name of the catalog is free for what it stands for there.
+            let recipe = self.recipe(name);
+            let other =
+                recipe.is_some_and(|recipe| recipe::reference_of(&recipe).map(canonical).as_ref() != Some(&reference));
+            !self.layout.image(name).exists() && !other && wanted.get(name).is_none_or(|other| *other == reference)
         };
         let name = if free(&short) { short } else { told_apart(&short, &reference) };
         wanted.insert(name.clone(), reference);

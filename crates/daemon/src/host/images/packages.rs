@@ -23,7 +23,7 @@ const CUSTOMIZE: &[&str] = &[
 ];
 
 /// A tar archive of the recipe's system, in the staging folder.
-pub fn root_file_system(recipe: &ImageRecipe, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
+pub fn root_file_system(recipe: &ImageRecipe<'_>, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
     let sources = write_sources(recipe.codename, staging)?;
     let archive = staging.file("rootfs.tar");
     let mut command = Command::new("mmdebstrap");

@@ -8,7 +8,7 @@ use super::blobs::BlobCache;
 use super::manifest::{ImageManifest, Origin, OriginLayer};
 use super::registry::{Access, Cancelled, Registry, RegistryError, Served};
 use super::staging::Staging;
-use super::{Trouble, image};
+use super::{Trouble, image, verify};
 use crate::host::clock::HostClock;
 use ::images::config::{self, ImageDocument, MAX_CONFIG_BYTES};
 use ::images::manifest::{self, Descriptor, Document, MAX_INDEX_DEPTH, Manifest, ManifestError};
@@ -17,9 +17,11 @@ use engine::host::clock::Clock;
 use engine::host::{Report, Unit, Watch};
 use model::image_ref::OciReference;
 use model::{ByteSize, Digest};
+use p256::ecdsa::VerifyingKey;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -42,6 +44,8 @@ pub trait Source: Sync {
 
 /// An image as its documents describe it.
 pub struct Described {
+    /// What the reference stood for: the manifest, or an index that lists it.
+    pub resolved: Digest,
     pub manifest: Manifest,
     pub manifest_bytes: Vec<u8>,
     pub document: ImageDocument,
@@ -52,11 +56,13 @@ pub struct Described {
 
 pub struct FromRegistry {
     registry: Registry,
+    /// By whom the image must be signed.
+    key: Option<VerifyingKey>,
 }
 
 impl FromRegistry {
-    pub fn new(reference: &OciReference, access: &Access) -> FromRegistry {
-        FromRegistry { registry: Registry::new(reference, access) }
+    pub fn new(reference: &OciReference, access: &Access, key: Option<VerifyingKey>) -> FromRegistry {
+        FromRegistry { registry: Registry::new(reference, access), key }
     }
 
     /// The image for this machine's architecture that a reference stands for.
@@ -67,35 +73,59 @@ impl FromRegistry {
         watch: &dyn Watch,
     ) -> Result<Described, Trouble> {
         let cancelled: Cancelled<'_> = &|| watch.cancelled();
-        let (manifest, manifest_bytes) = block_on(self.resolve(reference, cancelled))?;
+        let (resolved, manifest, manifest_bytes) = block_on(self.resolve(reference, cancelled))?;
         check_sizes(&manifest, cache)?;
         let config = self.fetch(&manifest.config, cache, &|_| {}, cancelled)?;
         let document = read_document(config, &manifest)?;
         let name = canonical(reference).to_string();
-        Ok(Described { manifest, manifest_bytes, document, source: name.clone(), references: vec![name] })
+        Ok(Described { resolved, manifest, manifest_bytes, document, source: name.clone(), references: vec![name] })
+    }
+
+    /// What the reference stands for now; also that it is signed, where it must be.
+    pub fn resolved(&self, reference: &OciReference, watch: &dyn Watch) -> Result<Digest, Trouble> {
+        let cancelled: Cancelled<'_> = &|| watch.cancelled();
+        let (wanted, expected) = wanted(reference);
+        block_on(async {
+            let served = self.registry.manifest(&wanted, cancelled).await?;
+            self.accept(&served, expected.as_ref(), cancelled).await
+        })
+    }
+
+    /// The digest of a document that is the wanted one, and signed where it must be.
+    async fn accept(
+        &self,
+        served: &Served,
+        expected: Option<&Digest>,
+        cancelled: Cancelled<'_>,
+    ) -> Result<Digest, Trouble> {
+        let digest = digest::of_bytes(&served.bytes);
+        if expected.is_some_and(|expected| *expected != digest) {
+            return Err(self.nonsense("the manifest is not what its digest says"));
+        }
+        if let Some(key) = &self.key {
+            verify::verify(&self.registry, &digest, key, cancelled).await?;
+        }
+        Ok(digest)
     }
 
     async fn resolve(
         &self,
         reference: &OciReference,
         cancelled: Cancelled<'_>,
-    ) -> Result<(Manifest, Vec<u8>), Trouble> {
-        let mut wanted = match (&reference.digest, &reference.tag) {
-            (Some(digest), _) => digest.to_string(),
-            (None, tag) => tag.clone().unwrap_or_else(|| LATEST.to_owned()),
-        };
-        let mut expected = reference.digest.clone();
+    ) -> Result<(Digest, Manifest, Vec<u8>), Trouble> {
+        let (first, expected) = wanted(reference);
+        let mut served = self.registry.manifest(&first, cancelled).await?;
+        let resolved = self.accept(&served, expected.as_ref(), cancelled).await?;
         for _ in 0..=MAX_INDEX_DEPTH {
-            let Served { bytes, media_type } = self.registry.manifest(&wanted, cancelled).await?;
-            if expected.is_some_and(|expected| expected != digest::of_bytes(&bytes)) {
-                return Err(self.nonsense("the manifest is not what its digest says"));
-            }
+            let Served { bytes, media_type } = served;
             match manifest::parse(&bytes, media_type.as_deref())? {
-                Document::Manifest(manifest) => return Ok((manifest, bytes)),
+                Document::Manifest(manifest) => return Ok((resolved, manifest, bytes)),
                 Document::Index(entries) => {
-                    let entry = manifest::choose(&entries, "linux", architecture())?;
-                    wanted = entry.blob.digest.to_string();
-                    expected = Some(entry.blob.digest.clone());
+                    let digest = &manifest::choose(&entries, "linux", architecture())?.blob.digest;
+                    served = self.registry.manifest(digest.as_str(), cancelled).await?;
+                    if digest::of_bytes(&served.bytes) != *digest {
+                        return Err(self.nonsense("the manifest is not what its digest says"));
+                    }
                 }
             }
         }
@@ -104,6 +134,14 @@ impl FromRegistry {
 
     fn nonsense(&self, reason: &str) -> Trouble {
         RegistryError::Answer { host: self.registry.name().to_owned(), reason: reason.to_owned() }.into()
+    }
+}
+
+/// Under what to ask for it, and what must come.
+fn wanted(reference: &OciReference) -> (String, Option<Digest>) {
+    match (&reference.digest, &reference.tag) {
+        (Some(digest), _) => (digest.to_string(), Some(digest.clone())),
+        (None, tag) => (tag.clone().unwrap_or_else(|| LATEST.to_owned()), None),
     }
 }
 
@@ -120,7 +158,7 @@ impl Source for FromRegistry {
 }
 
 /// Each thread that waits for a registry drives its own connections.
-fn block_on<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, Trouble>
+pub fn block_on<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, Trouble>
 where
     Trouble: From<E>,
 {
@@ -167,7 +205,7 @@ pub fn check_sizes(manifest: &Manifest, cache: &BlobCache) -> Result<(), Trouble
     let total = blobs.clone().try_fold(0u64, |sum, blob| sum.checked_add(blob.bytes)).filter(|total| *total <= limit);
     let Some(total) = total else {
         let reason = format!("its layers are said to be larger than {}", ByteSize::from_bytes(limit));
-        return Err(Trouble::TooLarge(reason));
+        return Err(Trouble::Invalid(reason));
     };
     if manifest.config.bytes > MAX_CONFIG_BYTES as u64 {
         return Err(config::ConfigError::TooLarge.into());
@@ -205,6 +243,7 @@ pub fn make(
 ) -> Result<(), Trouble> {
     let layers = Layers::new(described, source, cache, staging, watch).fetch_all()?;
     let origin = Origin {
+        resolved: Some(described.resolved.clone()),
         manifest: cache.keep(&described.manifest_bytes)?,
         config: described.manifest.config.digest.clone(),
         layers: origin_layers(described),
@@ -306,27 +345,52 @@ impl<'a> Layers<'a> {
     }
 
     /// The blob as a plain archive, held to the config's digest of it.
-    fn convert(&self, number: usize, mut blob: File) -> Result<Layer, Trouble> {
+    fn convert(&self, number: usize, blob: File) -> Result<Layer, Trouble> {
         let diff_id = &self.described.document.diff_ids[number];
-        let mut start = [0; 6];
-        blob.rewind()?;
-        let read = blob.read(&mut start)?;
-        blob.rewind()?;
-        let layer = match Compression::detect(&start[..read]) {
-            Compression::Plain => {
-                let (digest, _) = digest::of_file(&blob)?;
-                Layer::from_parts(blob, digest)?
-            }
-            packed => {
-                let path = self.staging.file(&spool_name(number));
-                let spool = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-                let mut go_on = |_| if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-                Layer::spool(blob, packed, spool, &Limits::default(), &mut go_on)?
-            }
-        };
+        let layer = unpack(blob, &self.staging.file(&spool_name(number)), &|| self.cancelled())?;
         match layer.diff_id() == diff_id {
             true => Ok(layer),
             false => Err(Trouble::DiffId { number: number + 1, wanted: diff_id.clone() }),
+        }
+    }
+}
+
+/// Decoders that hold a large window take turns: four at once would hold half a gigabyte.
+static LARGE_WINDOW: Mutex<()> = Mutex::new(());
+/// 8 MiB: what zstd's levels up to 19 use.
+const LARGE_WINDOW_BYTES: u64 = 8 << 20;
+
+/// From the header of a zstd frame (RFC 8878, 3.1.1.1): its window, or for a frame without one its length's length.
+fn needs_much_memory(start: &[u8]) -> bool {
+    match start {
+        [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] if descriptor & 0x20 == 0 => {
+            let base = 1u64 << (10 + (window >> 3));
+            base + base / 8 * u64::from(window & 7) > LARGE_WINDOW_BYTES
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, descriptor, ..] => descriptor >> 6 >= 2,
+        // Something to skip comes first, and after it who knows what.
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => true,
+        _ => false,
+    }
+}
+
+/// A blob as a plain archive: where it lies, or unpacked to `spool`.
+pub fn unpack(mut blob: File, spool: &Path, cancelled: Cancelled<'_>) -> Result<Layer, Trouble> {
+    let mut start = [0; 6];
+    blob.rewind()?;
+    let read = blob.read(&mut start)?;
+    blob.rewind()?;
+    match Compression::detect(&start[..read]) {
+        Compression::Plain => {
+            let (digest, _) = digest::of_file(&blob)?;
+            Ok(Layer::from_parts(blob, digest)?)
+        }
+        packed => {
+            let much = needs_much_memory(&start[..read]);
+            let _turn = much.then(|| LARGE_WINDOW.lock().unwrap_or_else(PoisonError::into_inner));
+            let spool = OpenOptions::new().read(true).write(true).create_new(true).open(spool)?;
+            let mut go_on = |_| if cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            Ok(Layer::spool(blob, packed, spool, &Limits::default(), &mut go_on)?)
         }
     }
 }
@@ -350,4 +414,24 @@ fn collect(outcomes: Vec<Result<Vec<(usize, Layer)>, Trouble>>, count: usize) ->
     }
     made.sort_by_key(|(number, _)| *number);
     Ok(made.into_iter().map(|(_, layer)| layer).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_window_is_seen_in_the_first_bytes_of_a_frame() {
+        let pack = |log: u32| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            std::io::Write::write_all(&mut encoder, &[7; 1000]).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert!(!needs_much_memory(&pack(20)[..6]));
+        assert!(!needs_much_memory(&pack(23)[..6]));
+        assert!(needs_much_memory(&pack(24)[..6]));
+        assert!(needs_much_memory(&pack(27)[..6]));
+        assert!(!needs_much_memory(b"\x1f\x8b") && !needs_much_memory(b""));
+    }
 }

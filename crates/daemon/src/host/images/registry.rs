@@ -43,6 +43,8 @@ use trust::Trust;
 const DEFAULT_REGISTRY_HOST: &str = "registry-1.docker.io";
 /// Hops of one request; a registry needs one, to its store.
 const MAX_REDIRECTS: usize = 5;
+/// Tries of one request, each with a login that is newer.
+const MAX_LOGINS: usize = 3;
 /// A token has some kilobytes.
 const MAX_TOKEN_BYTES: usize = 256 << 10;
 /// What an error's body says is repeated up to here.
@@ -68,8 +70,7 @@ pub struct Access {
 impl Access {
     /// By this process's environment: logins as Docker keeps them, certificates as Docker and we keep them.
     pub fn discover() -> Access {
-        use etcetera::BaseStrategy;
-        let own = etcetera::choose_base_strategy().map(|folders| folders.config_dir().join("banger/certs.d"));
+        let own = config_folder().map(|folder| folder.join("certs.d"));
         let folders = own.into_iter().chain(["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()]).collect();
         Access {
             bare_names: true,
@@ -91,6 +92,12 @@ impl Access {
         }
         access
     }
+}
+
+/// Where the owner's configuration lies.
+pub fn config_folder() -> Option<std::path::PathBuf> {
+    use etcetera::BaseStrategy;
+    Some(etcetera::choose_base_strategy().ok()?.config_dir().join("banger"))
 }
 
 /// One repository of one registry.
@@ -186,10 +193,20 @@ impl Registry {
         }
     }
 
+    /// A blob that is small enough for memory, not verified.
+    pub async fn small_blob(
+        &self,
+        digest: &Digest,
+        limit: usize,
+        cancelled: Cancelled<'_>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        self.blob(digest, 0, cancelled).await?.collect(limit, cancelled).await
+    }
+
     /// Asks with what login there is; when that does not do, once more with the one the registry asks for.
     async fn get(&self, path: &str, headers: &HeaderMap, cancelled: Cancelled<'_>) -> Result<Answer, RegistryError> {
         let mut shown = self.authorization();
-        for _ in 0..2 {
+        for _ in 0..MAX_LOGINS {
             let answer = self.get_as(path, headers, shown.as_ref(), cancelled).await?;
             if answer.status != StatusCode::UNAUTHORIZED {
                 return Ok(answer);

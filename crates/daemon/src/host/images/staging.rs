@@ -4,6 +4,7 @@
 use super::Trouble;
 use crate::host::clock::random_bytes;
 use model::Change;
+use rustix::fs::{CWD, RenameFlags};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -32,15 +33,30 @@ impl Staging {
         self.path.join(name)
     }
 
-    /// On disk first, then visible. An entry that came to be meanwhile stays.
-    pub fn commit(self, place: &Path) -> Result<(), Trouble> {
+    /// Takes the place of an entry that is there, in one step.
+    pub fn replace(self, place: &Path) -> Result<(), Trouble> {
+        self.sync()?;
+        rustix::fs::renameat_with(CWD, &self.path, CWD, place, RenameFlags::EXCHANGE).map_err(io::Error::from)?;
+        if let Some(folder) = place.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        // What was there lies in our place now, and goes with us.
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Trouble> {
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
             if path.is_file() {
                 File::open(&path)?.sync_all()?;
             }
         }
-        File::open(&self.path)?.sync_all()?;
+        Ok(File::open(&self.path)?.sync_all()?)
+    }
+
+    /// On disk first, then visible. An entry that came to be meanwhile stays.
+    pub fn commit(self, place: &Path) -> Result<(), Trouble> {
+        self.sync()?;
         fs::rename(&self.path, place)?;
         if let Some(folder) = place.parent() {
             File::open(folder)?.sync_all()?;

@@ -1,5 +1,7 @@
 //! The library over small archives: what it makes, what it refuses, what it leaves behind.
 
+mod files;
+
 use super::*;
 use engine::host::Unwatched;
 use std::fs;

@@ -2,15 +2,17 @@
 //! broke off (also where an earlier daemon died), seen by others only once its digest was found right.
 
 use super::transport::{Answer, unless_cancelled};
-use super::{Cancelled, Registry, RegistryError};
+use super::{Access, Cancelled, Registry, RegistryError};
 use crate::host::images::blobs::{BlobCache, Claim, Partial};
-use hyper::StatusCode;
-use hyper::header::CONTENT_RANGE;
+use hyper::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use hyper::{StatusCode, Uri};
 use images::manifest::Descriptor;
 use model::Digest;
+use model::image_ref::OciReference;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 /// How often it is asked whether somebody else has finished it.
@@ -119,6 +121,78 @@ impl Registry {
 
     fn short(&self, blob: &Descriptor, bytes: u64) -> RegistryError {
         RegistryError::Short { host: self.name().to_owned(), bytes, of: blob.bytes }
+    }
+}
+
+/// A file that is no blob: what it is to be, its reader finds out.
+pub struct Plain<'a> {
+    pub uri: &'a Uri,
+    /// Empty, open for writing.
+    pub into: &'a File,
+}
+
+impl Registry {
+    /// A server of files: its repository is of no interest.
+    pub fn of_url(url: &str, access: &Access) -> Result<(Registry, Uri), RegistryError> {
+        let uri: Option<Uri> = url.parse().ok().filter(|uri: &Uri| uri.authority().is_some());
+        let wrong = || RegistryError::Answer { host: super::error::shown(url), reason: "its address is none".into() };
+        let uri = uri.ok_or_else(wrong)?;
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let reference = OciReference { registry: host, repository: String::new(), tag: None, digest: None };
+        Ok((Registry::new(&reference, access), uri))
+    }
+
+    /// Fetches a file, going on after each interruption where it was.
+    pub async fn fetch_plain(
+        &self,
+        wanted: &Plain<'_>,
+        told: Told<'_>,
+        cancelled: Cancelled<'_>,
+    ) -> Result<(), RegistryError> {
+        let mut failures = 0;
+        loop {
+            let before = wanted.into.metadata()?.len();
+            match self.pour_plain(wanted, before, told, cancelled).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() => {
+                    if wanted.into.metadata()?.len() > before {
+                        failures = 0;
+                    }
+                    self.wait(&mut failures, error, cancelled).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn pour_plain(
+        &self,
+        wanted: &Plain<'_>,
+        from: u64,
+        told: Told<'_>,
+        cancelled: Cancelled<'_>,
+    ) -> Result<(), RegistryError> {
+        let mut headers = HeaderMap::new();
+        if from > 0 {
+            headers.insert(RANGE, HeaderValue::from_str(&format!("bytes={from}-")).expect("it is plain"));
+        }
+        let mut answer = self.follow(wanted.uri.clone(), &headers, None, cancelled).await?;
+        let mut at = match answer.status {
+            StatusCode::PARTIAL_CONTENT if starts_at(&answer) == Some(from) => from,
+            StatusCode::OK => 0,
+            _ => return Err(self.unexpected(wanted.uri.path(), answer, cancelled).await),
+        };
+        wanted.into.set_len(at)?;
+        let limit = images::Limits::default().layer_bytes;
+        while let Some(bytes) = answer.next(cancelled).await? {
+            if at + bytes.len() as u64 > limit {
+                return Err(self.answer("it sends a file without an end"));
+            }
+            wanted.into.write_all_at(&bytes, at)?;
+            at += bytes.len() as u64;
+            told(at);
+        }
+        Ok(())
     }
 }
 

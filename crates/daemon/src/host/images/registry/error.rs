@@ -52,6 +52,11 @@ impl RegistryError {
         }
     }
 
+    /// Whether it is the way to the registry that fails, and not its answer.
+    pub fn is_transient_or_unreachable(&self) -> bool {
+        self.is_transient() || matches!(self, RegistryError::Unreachable { .. })
+    }
+
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             RegistryError::Status { retry_after, .. } => *retry_after,
@@ -78,9 +83,11 @@ impl RegistryError {
             RegistryError::Tls { source, .. } if speaks_no_tls(source) => {
                 Some("`--plain-http` talks to a registry without TLS".to_owned())
             }
-            RegistryError::Unreachable { .. } => {
-                Some("`banger image load FILE` takes an image from a file, without any registry".to_owned())
-            }
+            RegistryError::Unreachable { .. } => Some(
+                "what was downloaded is kept: the same command goes on from there; \
+                 `banger image load FILE` needs no registry"
+                    .to_owned(),
+            ),
             RegistryError::Stalled { .. }
             | RegistryError::Broken { .. }
             | RegistryError::Short { .. }

@@ -42,7 +42,9 @@ impl Rig {
 
     fn pull_watched(&self, fake: &Fake, image: &str, watch: &dyn Watch) -> Result<String, HostError> {
         let reference: ImageRef = format!("{}/{image}", fake.address).parse().unwrap();
-        self.library.pull_image(&reference, &PullOptions::default(), watch).map(|name| name.to_string())
+        self.library
+            .pull_image(&reference, &PullOptions::default(), &|_| Vec::new(), watch)
+            .map(|name| name.to_string())
     }
 
     /// Names in a folder of the library that are not whole entries.
@@ -128,8 +130,8 @@ fn an_image_of_gzip_zstd_and_plain_layers_is_pulled_once() {
     assert_eq!(rig.pull(&fake, "a/b:1").unwrap(), "b-1");
     let asked = fake.asked().len();
     assert_eq!(rig.pull(&fake, "a/b:1").unwrap(), "b-1");
-    assert_eq!(fake.asked().len(), asked, "what is here is not asked for");
-    let (facts, details) = rig.library.described().unwrap().remove(0);
+    assert_eq!(fake.asked().len(), asked + 1, "only whether the tag has moved on");
+    let (facts, details) = rig.library.described(&"debian-cloud".parse().unwrap()).unwrap().remove(0);
     assert_eq!(details.references, [format!("{}/a/b:1", fake.address)]);
     assert_eq!(details.config.cmd, ["sh"]);
     assert_eq!(details.system.as_deref(), Some("Tiny 1"));
@@ -362,12 +364,21 @@ fn a_token_that_expires_on_the_way_is_renewed() {
     if !has_checker() {
         return;
     }
-    let uses = Arc::new(AtomicUsize::new(0));
-    let counted = uses.clone();
-    // Each token is good for two answers.
-    let bearer = "Bearer realm=\"http://HOST/token\",scope=\"repository:a/b:pull\"";
-    let fake = guarded(held(), bearer, move || format!("Bearer t{}", counted.fetch_add(1, Ordering::SeqCst) / 4));
-    with_login(&fake, "dTpw").pull(&fake, "a/b:1").unwrap();
+    let (held, served) = (held(), AtomicUsize::new(0));
+    let fake = Fake::serve(move |asked| {
+        // After two answers the first token is worth nothing.
+        let token = if served.load(Ordering::SeqCst) < 2 { "t0" } else { "t1" };
+        if asked.path.starts_with("/token") {
+            return Reply::new(200, format!(r#"{{"access_token":"{token}"}}"#));
+        }
+        if asked.headers.get("authorization") != Some(&format!("Bearer {token}")) {
+            let challenge = format!("Bearer realm=\"http://{}/token\"", asked.headers["host"]);
+            return Reply::new(401, "").header("WWW-Authenticate", challenge);
+        }
+        served.fetch_add(1, Ordering::SeqCst);
+        held.answer(asked)
+    });
+    Rig::new().pull(&fake, "a/b:1").unwrap();
     assert!(fake.count("/token") > 1);
 }
 
@@ -472,4 +483,135 @@ fn a_reference_whose_short_name_is_taken_gets_another_one() {
     assert_eq!(rig.pull(&fake, "other/b:1").unwrap(), other);
     let debian = rig.pull(&fake, "library/debian:bookworm").unwrap();
     assert!(debian.starts_with("debian-bookworm-"), "the catalog has that name: {debian}");
+}
+
+/// Serves `held` and, for the manifest that it has, a signature over what `names` says.
+fn signed(held: Held, key: &p256::ecdsa::SigningKey, names: &str) -> Fake {
+    use base64::Engine as _;
+    use p256::ecdsa::signature::Signer;
+    let payload = format!(r#"{{"critical":{{"image":{{"docker-manifest-digest":"{names}"}}}},"optional":null}}"#);
+    let signature: p256::ecdsa::Signature = key.sign(payload.as_bytes());
+    let signature = base64::engine::general_purpose::STANDARD.encode(signature.to_der());
+    let (digest, tag) = (images::digest::of_bytes(payload.as_bytes()), images::digest::of_bytes(&held.manifest));
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"layers":[{{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json","digest":"{digest}","size":{},"annotations":{{"dev.cosignproject.cosign/signature":"{signature}"}}}}]}}"#,
+        payload.len()
+    );
+    let tag = format!("sha256-{}.sig", tag.hex());
+    Fake::serve(move |asked| match asked.path.rsplit('/').next() {
+        Some(last) if last == tag => Reply::new(200, manifest.clone()),
+        Some(last) if last.ends_with(".sig") => Reply::new(404, ""),
+        Some(last) if last == digest.as_str() => Reply::new(200, payload.clone()),
+        _ => held.answer(asked),
+    })
+}
+
+fn pem(key: &p256::ecdsa::SigningKey) -> String {
+    use p256::pkcs8::{EncodePublicKey, LineEnding};
+    key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap()
+}
+
+#[test]
+fn an_image_must_be_signed_by_the_given_key_and_no_other() {
+    let key = |seed: u8| p256::ecdsa::SigningKey::from_slice(&[seed; 32]).unwrap();
+    let held = held();
+    let own = images::digest::of_bytes(&held.manifest).to_string();
+    let pull = |fake: &Fake, by: &str| {
+        let rig = Rig::new();
+        let reference: ImageRef = format!("{}/a/b:1", fake.address).parse().unwrap();
+        let options = PullOptions { verify_key: Some(by.to_owned()), ..PullOptions::default() };
+        let pulled =
+            rig.library.pull_image(&reference, &options, &|_| Vec::new(), &Unwatched).map(|name| name.to_string());
+        assert_eq!(pulled.is_err(), rig.library.images().unwrap().is_empty(), "{pulled:?}");
+        pulled.map_err(|error| chain(&error))
+    };
+    if has_checker() {
+        pull(&signed(held.clone(), &key(1), &own), &pem(&key(1))).unwrap();
+    }
+    let refused = |fake: &Fake, by: &str, words: &str| {
+        let said = pull(fake, by).unwrap_err();
+        assert!(said.contains(words), "{said}");
+    };
+    refused(&signed(held.clone(), &key(2), &own), &pem(&key(1)), "none of its signatures is by the given key");
+    // A signature of another image, moved here.
+    let other = images::digest::of_bytes(b"other").to_string();
+    refused(&signed(held.clone(), &key(1), &other), &pem(&key(1)), "none of its signatures");
+    refused(&signed(held.clone(), &key(1), &own), "no key", "no P-256 public key");
+    let unsigned = Fake::serve(move |asked| match asked.path.ends_with(".sig") {
+        true => Reply::new(404, ""),
+        false => held.answer(asked),
+    });
+    refused(&unsigned, &pem(&key(1)), "nobody has signed it");
+}
+
+#[test]
+fn a_tag_that_moved_on_is_pulled_anew_unless_a_sandbox_uses_what_is_here() {
+    if !has_checker() {
+        return;
+    }
+    let (rig, moved) = (Rig::new(), Arc::new(AtomicBool::new(false)));
+    let (old, new, now) = (held(), large(), moved.clone());
+    let fake = Fake::serve(move |asked| match now.load(Ordering::SeqCst) {
+        true => new.answer(asked),
+        false => old.answer(asked),
+    });
+    let reference: ImageRef = format!("{}/a/b:1", fake.address).parse().unwrap();
+    let pull = |users: &[&str]| {
+        let users: Vec<String> = users.iter().map(|user| (*user).to_owned()).collect();
+        rig.library.pull_image(&reference, &PullOptions::default(), &|_| users.clone(), &Unwatched).unwrap();
+        rig.library.images().unwrap().remove(0).digest
+    };
+    let first = pull(&[]);
+    moved.store(true, Ordering::SeqCst);
+    assert_eq!(pull(&["web"]), first);
+    assert_ne!(pull(&[]), first);
+    assert!(rig.half_made().is_empty());
+}
+
+/// A file system with so little room, gone when it is dropped. Needs root.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: std::path::PathBuf, kib: u32) -> Option<Small> {
+        std::fs::create_dir_all(&at).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]).arg(&at);
+        let mounted = mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then_some(Small(at))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+#[test]
+fn a_full_disk_at_any_step_is_one_sentence_and_leaves_nothing_half_made() {
+    if !has_checker() {
+        return;
+    }
+    let held = large();
+    let fake = Fake::serve(move |asked| held.answer(asked));
+    let rig = Rig::new();
+    let Some(small) = Small::mount(rig.folder.path().join("c/blobs"), 100) else {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: nothing can be mounted here\n");
+        return;
+    };
+    rig.refused(&fake, HostErrorKind::Unfit, "and there is room for");
+    drop(small);
+    // While layers are unpacked, while the disks are written.
+    let mut full = 0;
+    for kib in [32, 200, 310, 400, 600, 1000, 4000] {
+        let _small = Small::mount(rig.folder.path().join("s/images"), kib).expect("the first one was mounted");
+        let name = format!("a/b:{kib}");
+        if let Err(error) = rig.pull(&fake, &name) {
+            assert!(error.attempt.contains("there is no room left on the disk"), "{kib}: {}", chain(&error));
+            assert!(rig.library.images().unwrap().is_empty() && rig.half_made().is_empty(), "{kib}");
+            full += 1;
+        }
+    }
+    assert!((2..7).contains(&full), "{full} of 7 were too small");
 }
