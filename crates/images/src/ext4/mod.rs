@@ -109,7 +109,7 @@ impl ImageError {
 }
 
 /// Changes whenever the same layers give other bytes: this code's choices, or the version of `mkext4`.
-const FORMAT: &str = "banger rootfs 1, mkext4 0.0.3";
+const FORMAT: &str = "banger rootfs 2, mkext4 0.0.3";
 
 /// Writes the image of `layers`, lowest first, to `out`, which must not exist yet.
 pub fn write_rootfs(
@@ -141,6 +141,7 @@ pub fn write_rootfs_with(
         epoch: options.epoch,
         label,
         free_bytes: options.free.bytes(),
+        grows: role == WORK_SEED,
     };
     let emptied = options.work_seed.as_ref().and(home);
     let written = write_volume(writer, &volume(tree::ROOT, emptied, &options.label, "rootfs"), out, progress)?;
@@ -149,8 +150,8 @@ pub fn write_rootfs_with(
         Some(path) => {
             let empty = Tree::new(options.limits.clone(), options.epoch.into());
             let seed = match home {
-                Some(home) => volume(home, None, WORK_LABEL, "work-seed"),
-                None => Volume { tree: &empty, ..volume(tree::ROOT, None, WORK_LABEL, "work-seed") },
+                Some(home) => volume(home, None, WORK_LABEL, WORK_SEED),
+                None => Volume { tree: &empty, ..volume(tree::ROOT, None, WORK_LABEL, WORK_SEED) },
             };
             // Both images or none.
             let seed = write_volume(writer, &seed, path, progress).inspect_err(|_| drop(std::fs::remove_file(out)))?;
@@ -166,6 +167,9 @@ pub fn write_rootfs_with(
         dropped_xattrs: tree.dropped_xattrs(),
     })
 }
+
+/// What the seed's UUID is made from, beside the image's digest.
+const WORK_SEED: &str = "work-seed";
 
 /// Volume label of work disks and their seeds.
 pub const WORK_LABEL: &str = "work";

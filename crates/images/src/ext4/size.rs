@@ -68,6 +68,16 @@ impl Reckoning {
         self.blocks += blocks(self.names_bytes) - before;
     }
 
+    /// As [`Reckoning::geometry`], for an image that is made larger later. Growing adds groups like those that there are
+    /// (fs/ext4/resize.c), so the first ones must have as many inodes as a large file system deserves.
+    pub(super) fn geometry_to_grow(&self, free_bytes: u64, attempt: u32) -> Geometry {
+        let tight = self.geometry(free_bytes, attempt);
+        let bytes_per_group = BLOCKS_PER_GROUP * BLOCK;
+        let bytes = (tight.bytes + bytes_per_group / BYTES_PER_INODE * INODE_BYTES).next_multiple_of(ROUND_BYTES);
+        let inodes = bytes.div_ceil(bytes_per_group) * (bytes_per_group / BYTES_PER_INODE);
+        Geometry { bytes, inodes: tight.inodes.max(u32::try_from(inodes).unwrap_or(u32::MAX)) }
+    }
+
     /// Size of the image and its number of inodes, with room for `free_bytes` more and larger with every `attempt`.
     pub(super) fn geometry(&self, free_bytes: u64, attempt: u32) -> Geometry {
         let wanted = self.blocks * BLOCK + free_bytes;

@@ -51,6 +51,20 @@ fn the_work_seed_holds_what_was_below_root() {
     assert!(image.resolve("/root/.profile").is_err());
 }
 
+/// A work disk grows from its seed to many times its size, group by group, and every group is like the first.
+#[test]
+fn the_groups_of_a_work_seed_have_as_many_inodes_as_those_of_a_large_disk() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (out, seed) = (folder.path().join("out"), folder.path().join("seed"));
+    let options = WriteOptions { work_seed: Some(seed.clone()), ..WriteOptions::default() };
+    write(&[archive().layer()], &out, &options).expect("the layer is good");
+    let image = std::fs::read(&seed).unwrap();
+    // s_inodes_per_group of the superblock, which begins at 1024 (fs/ext4/ext4.h).
+    let inodes_per_group = u32::from_le_bytes(image[1024 + 0x28..][..4].try_into().unwrap());
+    assert_eq!(inodes_per_group, 8192, "one for 16 KiB, in a group of 128 MiB");
+    assert!(image.len() <= 24 << 20, "{} bytes", image.len());
+}
+
 #[test]
 fn an_error_leaves_nothing_behind_and_touches_nothing_that_was_there() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

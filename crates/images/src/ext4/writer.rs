@@ -34,6 +34,8 @@ pub struct Volume<'a> {
     pub label: &'a str,
     /// Room beyond the contents.
     pub free_bytes: u64,
+    /// It is made larger later, many times over.
+    pub grows: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,7 +226,10 @@ impl Plan {
     }
 
     fn options(&self, volume: &Volume<'_>, attempt: u32) -> Options {
-        let geometry = self.size.geometry(volume.free_bytes, attempt);
+        let geometry = match volume.grows {
+            true => self.size.geometry_to_grow(volume.free_bytes, attempt),
+            false => self.size.geometry(volume.free_bytes, attempt),
+        };
         let mut options = Options::new(geometry.bytes, volume.uuid, i64::from(volume.epoch));
         options.inodes = InodeCount::Exact(geometry.inodes);
         options.label = Some(volume.label.to_owned());
