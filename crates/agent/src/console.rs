@@ -11,7 +11,7 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Writes a line of the boot to stderr.
+/// Writes a line that `vm logs --source agent` finds, of the boot or of the service, to stderr.
 pub fn boot(line: &str) {
     say(&format!("{PREFIX}{line}"));
 }

@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> ExitCode {
     match outcome {
         Ok(never) => match never {},
         Err(error) => {
-            console::say(&format!("cannot serve on {:?}: {error}", options.listen));
+            console::boot(&format!("cannot serve on {:?}: {error}", options.listen));
             ExitCode::FAILURE
         }
     }
@@ -126,7 +126,7 @@ async fn listen(options: &Options) -> io::Result<Infallible> {
             if options.init == InitKind::Agent
                 && let Err(fault) = crate::network::bring_up_loopback().await
             {
-                console::say(&format!("{fault}: {}", fault.causes.join(": ")));
+                console::boot(&format!("{fault}: {}", fault.causes.join(": ")));
             }
             let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT))?;
             // The library leaves room for 128 that wait: a host that opens 200 channels at once would be refused some of
@@ -163,7 +163,7 @@ where
             }
             // Out of descriptors, a peer that was gone again, a transport that was reset by a restore: all of them pass.
             Err(error) => {
-                console::say(&format!("cannot accept a connection: {error}"));
+                console::boot(&format!("cannot accept a connection: {error}"));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -235,7 +235,7 @@ async fn report_ready(init: InitKind) {
         let mut pause = Duration::from_millis(20);
         while let Err(error) = say_ready(init).await {
             if pause == Duration::from_millis(640) {
-                console::say(&format!("cannot report to the host yet: {error}"));
+                console::boot(&format!("cannot report to the host yet: {error}"));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));

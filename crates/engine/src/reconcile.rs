@@ -142,9 +142,15 @@ enum Ending {
 /// that outlived a daemon is nobody's child.
 const LAST_WORDS: [&str; 3] = ["reboot: Power down", "reboot: Restarting system", "reboot: System halted"];
 
+/// What a kernel says when it gives up (kernel/panic.c). It is told to reboot then, which ends the VMM in order.
+const PANIC: &str = "Kernel panic - not syncing";
+/// 32 KiB: a panic is followed by registers and call traces of every CPU.
+const JUDGED_BYTES: usize = 32 * 1024;
+
 fn ending(exit: &VmmExit, rebooted: bool, console: &str) -> Ending {
     match exit {
         _ if rebooted => Ending::HostRebooted,
+        _ if console.contains(PANIC) => Ending::Crashed,
         VmmExit { signal: Some(_), .. } => Ending::Crashed,
         VmmExit { code: Some(0), .. } => Ending::PoweredOff,
         VmmExit { code: Some(_), .. } => Ending::Crashed,
@@ -311,11 +317,11 @@ impl Engine {
         rebooted: bool,
         operation: model::OperationId,
     ) -> Result<()> {
-        let console = self.host.vmm.console_tail(&record.id, TAIL_BYTES);
+        let console = self.host.vmm.console_tail(&record.id, JUDGED_BYTES);
         let ending = ending(exit, rebooted, &console);
         let failure = match ending {
             Ending::PoweredOff | Ending::HostRebooted => None,
-            Ending::Crashed => Some(describe_crash(record, exit, console)),
+            Ending::Crashed => Some(describe_crash(record, exit, &console)),
         };
         let steps = vec![Step::EnsureStopped { signal: None }, Step::RemoveLink];
         self.take_down(seat, record, steps, operation, |record, now| {
@@ -404,7 +410,8 @@ impl Engine {
     }
 }
 
-fn describe_crash(record: &Sandbox, exit: &VmmExit, console: String) -> Failure {
+fn describe_crash(record: &Sandbox, exit: &VmmExit, console: &str) -> Failure {
+    let panic = console.find(PANIC).map(|at| &console[at..]);
     let how = match exit {
         VmmExit { signal: Some(signal), .. } => format!("ended by signal {signal}"),
         VmmExit { code: Some(code), .. } => format!("ended with status {code}"),
@@ -412,7 +419,18 @@ fn describe_crash(record: &Sandbox, exit: &VmmExit, console: String) -> Failure 
     };
     let vmm = record.backend.map_or("VMM", |backend| backend.word());
     let name = record.name();
-    let mut failure = Failure::of_exit(format!("the {vmm} of {name} {how}"), exit, console);
+    let sentence = match panic.and_then(|panic| panic.lines().next()) {
+        Some(words) => {
+            format!("the kernel of {name} gave up: {}", words.trim_start_matches(PANIC).trim_matches([':', ' ']))
+        }
+        None => format!("the {vmm} of {name} {how}"),
+    };
+    // A panic tells most where it begins, everything else where it ends.
+    let told = match panic {
+        Some(panic) => &panic[..panic.floor_char_boundary(TAIL_BYTES)],
+        None => &console[console.ceil_char_boundary(console.len().saturating_sub(TAIL_BYTES))..],
+    };
+    let mut failure = Failure::of_exit(sentence, exit, told.to_owned());
     failure.hint = Some(format!("`banger vm logs {name}` shows why, `banger vm start {name}` starts it again"));
     failure
 }
@@ -428,5 +446,30 @@ fn describe(record: &Sandbox, verdict: &Verdict) -> Option<String> {
         Verdict::FinishStop => Some("its stop was cut short and goes on".into()),
         Verdict::TurnOff(_) => Some("remains of its last run were removed".into()),
         Verdict::Remove => Some("its removal was cut short and was finished".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_machine_ended_is_told_by_its_status_and_its_last_words() {
+        let exit = |code, signal| VmmExit { code, signal };
+        let down = "…\n[ 7.1] reboot: Power down\n";
+        let panic = "[ 7.1] Kernel panic - not syncing: sysrq triggered crash\n[ 7.2] Call Trace:\n";
+        for (exit, console, expected) in [
+            (exit(Some(0), None), down, Ending::PoweredOff),
+            (exit(Some(0), None), "", Ending::PoweredOff),
+            (exit(Some(0), None), panic, Ending::Crashed),
+            (exit(None, None), panic, Ending::Crashed),
+            (exit(None, None), down, Ending::PoweredOff),
+            (exit(None, None), "", Ending::Crashed),
+            (exit(None, Some(15)), down, Ending::Crashed),
+            (exit(Some(1), None), down, Ending::Crashed),
+        ] {
+            assert_eq!(ending(&exit, false, console), expected, "{exit:?} {console:?}");
+            assert_eq!(ending(&exit, true, console), Ending::HostRebooted);
+        }
     }
 }

@@ -153,7 +153,15 @@ fn requests_keep_their_golden_shape() {
     check_request("stop_request", &StopRequest { grace_ms: Some(10_000), dry_run: false });
     check_request("kill_request", &KillRequest { signal: word("TERM") });
     check_request("delete_request", &DeleteRequest { force: true, dry_run: false });
-    check_request("logs_request", &LogsRequest { source: word("console"), follow: true, tail: Some(20) });
+    check_request(
+        "logs_request",
+        &LogsRequest {
+            source: word("console"),
+            follow: true,
+            tail: Some(20),
+            since_ns: Some(1_795_599_000_000_000_000),
+        },
+    );
     let files = FilesRequest { path: "/etc".into(), name: word("conf"), follow: true, owner: word("root") };
     check_request("files_request", &files);
     check_request("stream_request", &StreamRequest { port: 22 });

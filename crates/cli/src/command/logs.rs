@@ -1,16 +1,18 @@
 //! `banger vm logs`.
 
-use super::{Context, complete};
+use super::{Context, complete, values};
 use crate::client::{Lines, Path};
 use crate::failure::Outcome;
 use crate::interrupt::{Interrupt, or_cancel};
 use crate::render;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Print what a sandbox said on its console.
 ///
-/// With `--follow` it goes on until the sandbox ends or Ctrl-C is pressed.
+/// With `--follow` it goes on until the sandbox ends or Ctrl-C is pressed. A console's lines carry no time, so `--since`
+/// is right to within a few seconds, and shows rather too much than too little.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  banger vm logs --follow --tail 20 web")]
 pub struct LogsArgs {
@@ -26,6 +28,9 @@ pub struct LogsArgs {
     /// Only the last so many lines
     #[arg(short = 'n', long, value_name = "LINES")]
     pub tail: Option<u64>,
+    /// Only what was written since: a span (`10m`) or a time (`2026-11-25T09:30:00Z`)
+    #[arg(long, value_name = "WHEN", value_parser = values::moment)]
+    pub since: Option<SystemTime>,
 }
 
 pub async fn run(context: &Context, args: LogsArgs) -> Outcome {
@@ -35,6 +40,10 @@ pub async fn run(context: &Context, args: LogsArgs) -> Outcome {
     }
     if let Some(tail) = args.tail {
         path = path.query("tail", &tail.to_string());
+    }
+    if let Some(since) = args.since {
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        path = path.query("since_ns", &since.as_nanos().to_string());
     }
     let log = or_cancel(async { Ok(context.client.open(path).await?) }).await?;
     let printed = Interrupt::listen()?.or(print(log)).await;

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use wire::FaultKind;
 
 /// `KEY=VALUE`, split at the first `=`.
@@ -40,6 +40,15 @@ pub fn span_or_off(given: &str) -> Result<Duration, String> {
     if given == "off" { Ok(Duration::ZERO) } else { span(given) }
 }
 
+/// A moment that has passed: so long ago, or at a time of its own.
+pub fn moment(given: &str) -> Result<SystemTime, String> {
+    if let Ok(ago) = span(given) {
+        return Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
+    }
+    let at = given.parse::<jiff::Timestamp>();
+    at.map(SystemTime::from).map_err(|_| "it is a span like `10m`, or a time like `2026-11-25T09:30:00Z`".into())
+}
+
 /// A path as the daemon needs it, which stands in another folder. Whether it exists is for the daemon to say.
 pub fn absolute(path: &Path) -> Outcome<String> {
     let refuse = |why: String| Failure::new(FaultKind::Invalid, format!("cannot use `{}`: {why}", path.display()));
@@ -57,6 +66,15 @@ mod tests {
         assert_eq!(read("a=b=c"), Some(("a".into(), "b=c".into())));
         assert_eq!(read("a="), Some(("a".into(), String::new())));
         assert_eq!((read("a"), read("=b")), (None, None));
+    }
+
+    #[test]
+    fn a_moment_is_a_span_ago_or_a_time() {
+        let at = moment("2026-11-25T09:30:00Z").expect("a time");
+        assert_eq!(at.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs(), 1_795_599_000);
+        let ago = moment("1h").expect("a span").elapsed().expect("it has passed");
+        assert!(ago.as_secs().abs_diff(3_600) < 60, "{ago:?}");
+        assert!(moment("yesterday").is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!  vmm/backends  what this host can run, and why        vmm/boot      what a machine boots
 //!  vmm/firecracker, vmm/http                            vmm/qemu, vmm/qmp
 //!  vmm/process   pid + start time, pidfd, session       vmm/record    machine.json
-//!  vmm/keeper    learns of every end                    vmm/console   logs and their bounds
+//!  vmm/keeper    learns of every end                    vmm/console   logs, their times and bounds
 //! ```
 //! A start in order: lock the disks; a fresh run folder; the VMM, holding the lock, its processors stopped;
 //! `machine.json`; only then may it run. Whatever fails, the VMM is gone and so is the folder. The lock travels as an
@@ -186,6 +186,7 @@ impl HostVmm {
     /// From nothing to a running guest. On failure the processes are gone.
     fn launch(&self, start: &Start<'_>, findings: &Findings) -> Result<()> {
         let id = &start.machine.id;
+        [self.layout().console_log(id), self.layout().vmm_log(id)].iter().for_each(|log| console::mark_start(log));
         let started = match start.machine.backend {
             Backend::Firecracker => start_firecracker(start, findings),
             Backend::Qemu => start_qemu(start, findings),
@@ -225,7 +226,7 @@ impl HostVmm {
 
     /// A failed start with the VMM's own last words, which tell more than a closed socket.
     fn explain(&self, machine: &Machine, source: Cause) -> HostError {
-        let said = console::tail(&self.layout().vmm_log(&machine.id), 2000);
+        let said = console::last_words(&self.layout().vmm_log(&machine.id), 2000);
         let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let attempt = format!("cannot start {} for {}", title(machine.backend), machine.id);
         let kind = match source.downcast_ref::<firecracker::FirecrackerError>() {
@@ -264,11 +265,11 @@ impl HostVmm {
         let known = self.keeper.get(id).and_then(|kept| kept.exit);
         match self.find(id) {
             Found::Nothing => None,
-            Found::Remains(what) => {
-                let state = VmmState::Remains { what };
-                Some(VmmFacts { id: id.clone(), backend: Backend::Sim, pid: 0, started_at: 0, state })
+            Found::Remains(what) => Some(remains(id, what)),
+            Found::Ended(record) => {
+                let exit = known.or_else(|| keeper::exit_told_in(&self.layout().vmm_log(id)));
+                Some(facts(&record, VmmState::Ended(exit.unwrap_or_default())))
             }
-            Found::Ended(record) => Some(facts(&record, VmmState::Ended(known.unwrap_or_default()))),
             Found::Alive(_, record) => {
                 self.kept(id);
                 Some(facts(&record, self.ask_state(id, record.machine.backend)))
@@ -391,7 +392,7 @@ impl Vmm for HostVmm {
     }
 
     fn console_tail(&self, id: &SandboxId, bytes: usize) -> String {
-        console::tail(&self.layout().console_log(id), bytes)
+        console::last_words(&self.layout().console_log(id), bytes)
     }
 }
 
@@ -486,6 +487,10 @@ fn remove_folder(path: &Path) -> io::Result<Change> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Change::Unchanged),
         Err(error) => Err(error),
     }
+}
+
+fn remains(id: &SandboxId, what: String) -> VmmFacts {
+    VmmFacts { id: id.clone(), backend: Backend::Sim, pid: 0, started_at: 0, state: VmmState::Remains { what } }
 }
 
 fn title(backend: Backend) -> &'static str {

@@ -4,6 +4,7 @@
 use super::fault::Refusal;
 use super::input::{Named, Query};
 use crate::app::{App, HostKind};
+use crate::host::vmm::console::times;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -23,6 +24,11 @@ use tokio::sync::{broadcast, mpsc};
 use wire::control::LogsRequest;
 use wire::{Fault, FaultKind};
 
+const AGENT: &str = "agent";
+/// With this each of the agent's lines begins (`agent/src/console.rs`), after what a journal puts before it.
+const AGENT_PREFIX: &[u8] = b"banger-init: ";
+/// 16 KiB: longer than any line of the agent's.
+const MAX_LINE_BYTES: usize = 16 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// 4 MiB: how far back `tail` looks for its lines.
 const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
@@ -53,14 +59,12 @@ pub async fn logs(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(text(Body::empty())),
         Err(error) => return Err(unreadable(&path, &error)),
     };
-    let start = match request.tail {
-        None => 0,
-        Some(lines) => tail_start(&path, lines).await.map_err(|error| unreadable(&path, &error))?,
-    };
+    let start = start(&path, &request).await.map_err(|error| unreadable(&path, &error))?;
     let (sender, receiver) = mpsc::channel(4);
     let ends = request.follow.then(|| End { app, sandbox, events });
+    let only = (request.source.as_deref() == Some(AGENT)).then(AgentLines::default);
     tokio::spawn(async move {
-        if let Err(error) = send(file, path, start, ends, sender).await {
+        if let Err(error) = send(file, path, start, ends, Lines { sender, only }).await {
             tracing::warn!(%error, "a log could not be read to its end");
         }
     });
@@ -77,8 +81,8 @@ fn text(body: Body) -> Response {
 
 fn file_of(app: &App, sandbox: &Sandbox, source: Option<&str>) -> Result<PathBuf, Refusal> {
     match source.unwrap_or("console") {
-        // The agent is the guest's init or one of its services: either way it writes to the console.
-        "console" | "agent" => Ok(app.layout.console_log(&sandbox.id)),
+        // The agent is the guest's init or one of its services: either way its lines are on the console.
+        "console" | AGENT => Ok(app.layout.console_log(&sandbox.id)),
         "vmm" => Ok(app.layout.vmm_log(&sandbox.id)),
         other => {
             let other: String = other.chars().take(40).collect();
@@ -99,15 +103,43 @@ async fn simulated(app: &Arc<App>, sandbox: &Sandbox, tail: Option<u64>) -> Resu
     Ok(console[start..].to_owned())
 }
 
+/// Where the wanted part begins: the later of what `tail` and `since_ns` ask for.
+async fn start(path: &Path, request: &LogsRequest) -> io::Result<u64> {
+    let tail = match request.tail {
+        None => 0,
+        Some(lines) => tail_start(path, lines, request.source.as_deref() == Some(AGENT)).await?,
+    };
+    let since = request.since_ns.map_or(0, |since| times::start_of(path, since / 1_000_000));
+    Ok(tail.max(since))
+}
+
 /// Where the last `lines` lines begin.
-async fn tail_start(path: &Path, lines: u64) -> io::Result<u64> {
+async fn tail_start(path: &Path, lines: u64, of_agent: bool) -> io::Result<u64> {
     let mut file = File::open(path).await?;
     let length = file.metadata().await?.len();
     let from = length.saturating_sub(MAX_TAIL_BYTES);
     file.seek(SeekFrom::Start(from)).await?;
     let mut end = Vec::new();
     file.take(MAX_TAIL_BYTES).read_to_end(&mut end).await?;
-    Ok(from + nth_line_from_end(&end, lines) as u64)
+    let start = if of_agent { nth_agent_line_from_end(&end, lines) } else { nth_line_from_end(&end, lines) };
+    Ok(from + start as u64)
+}
+
+fn nth_agent_line_from_end(text: &[u8], lines: u64) -> usize {
+    let mut start = text.len();
+    let mut left = lines;
+    for line in text.split_inclusive(|byte| *byte == b'\n').rev() {
+        if left == 0 {
+            return start;
+        }
+        start -= line.len();
+        left -= u64::from(is_agents(line));
+    }
+    start
+}
+
+fn is_agents(line: &[u8]) -> bool {
+    line.windows(AGENT_PREFIX.len()).any(|window| window == AGENT_PREFIX)
 }
 
 fn nth_line_from_end(text: &[u8], lines: u64) -> usize {
@@ -117,6 +149,47 @@ fn nth_line_from_end(text: &[u8], lines: u64) -> usize {
     }
     let breaks = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
     breaks.map(|(at, _)| at + 1).nth((lines - 1) as usize).unwrap_or(0)
+}
+
+/// To whom a log is sent, and which lines of it.
+struct Lines {
+    sender: mpsc::Sender<Bytes>,
+    only: Option<AgentLines>,
+}
+
+impl Lines {
+    /// False when nobody reads any more.
+    async fn send(&mut self, chunk: Vec<u8>) -> bool {
+        let chunk = match &mut self.only {
+            None => chunk,
+            Some(only) => only.filter(&chunk),
+        };
+        chunk.is_empty() || self.sender.send(chunk.into()).await.is_ok()
+    }
+}
+
+/// Lets whole lines through that the agent wrote.
+#[derive(Default)]
+struct AgentLines {
+    begun: Vec<u8>,
+}
+
+impl AgentLines {
+    fn filter(&mut self, chunk: &[u8]) -> Vec<u8> {
+        let mut kept = Vec::new();
+        for part in chunk.split_inclusive(|byte| *byte == b'\n') {
+            // A line without end is cut: the agent's own are short.
+            let room = MAX_LINE_BYTES.saturating_sub(self.begun.len());
+            self.begun.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                if is_agents(&self.begun) {
+                    kept.append(&mut self.begun);
+                }
+                self.begun.clear();
+            }
+        }
+        kept
+    }
 }
 
 /// When a followed log is over: its sandbox is off.
@@ -137,7 +210,7 @@ async fn send(
     path: PathBuf,
     mut position: u64,
     mut follow: Option<End>,
-    sender: mpsc::Sender<Bytes>,
+    mut lines: Lines,
 ) -> io::Result<()> {
     let watch = match follow {
         Some(_) => Some(watch(&path)?),
@@ -154,15 +227,15 @@ async fn send(
                 break;
             }
             position += count as u64;
-            if sender.send(chunk.into()).await.is_err() {
+            if !lines.send(chunk).await {
                 return Ok(());
             }
         }
         let (Some(end), Some(watch), false) = (&mut follow, &watch, over) else {
             return Ok(());
         };
-        await_more(end, watch, &sender).await?;
-        if sender.is_closed() || end.app.is_stopping() {
+        await_more(end, watch, &lines.sender).await?;
+        if lines.sender.is_closed() || end.app.is_stopping() {
             return Ok(());
         }
         if file.metadata().await?.len() < position {
@@ -198,7 +271,25 @@ async fn await_more(end: &mut End, watch: &AsyncFd<OwnedFd>, sender: &mpsc::Send
 
 #[cfg(test)]
 mod tests {
-    use super::nth_line_from_end;
+    use super::{AgentLines, nth_agent_line_from_end, nth_line_from_end};
+
+    #[test]
+    fn the_agents_lines_are_told_from_all_others_however_they_arrive() {
+        let log = b"Linux\r\nbanger-init: hello\r\nlogin: \n[ 5.1] agent[3]: banger-init: again\nbanger-init: no end";
+        for size in [1, 2, 7, 1000] {
+            let mut only = AgentLines::default();
+            let kept: Vec<u8> = log.chunks(size).flat_map(|chunk| only.filter(chunk)).collect();
+            let kept = String::from_utf8(kept).expect("text");
+            assert_eq!(kept, "banger-init: hello\r\n[ 5.1] agent[3]: banger-init: again\n", "{size}");
+        }
+    }
+
+    #[test]
+    fn the_agents_last_lines_are_counted_among_its_own() {
+        let log = b"banger-init: a\nx\nbanger-init: b\ny\nz\n";
+        let found = |lines| nth_agent_line_from_end(log, lines);
+        assert_eq!([0, 1, 2, 9].map(found), [log.len(), 17, 0, 0]);
+    }
 
     #[test]
     fn the_last_lines_are_found() {

@@ -22,7 +22,7 @@ pub trait Vmm: Send + Sync {
     fn ensure_resumed(&self, id: &SandboxId) -> Result<Change>;
     /// All VMMs of this installation, alive or ended since the last look.
     fn observe(&self) -> Result<Vec<VmmFacts>>;
-    /// The last lines of the guest's console, lossy UTF-8, at most this many bytes.
+    /// The last lines of the guest's console since its last start, lossy UTF-8, at most this many bytes.
     fn console_tail(&self, id: &SandboxId, bytes: usize) -> String;
 }
 

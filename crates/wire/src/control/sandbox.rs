@@ -282,4 +282,6 @@ pub struct LogsRequest {
     pub follow: bool,
     /// Only the last so many lines.
     pub tail: Option<u64>,
+    /// Only what was written after this moment, to within a few seconds before it.
+    pub since_ns: Option<u64>,
 }

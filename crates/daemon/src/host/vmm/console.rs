@@ -3,20 +3,50 @@
 //! VMMs append to their logs without any limit of their own, and a guest may print for ever. Whoever watches the VMM
 //! calls [`keep_within`] now and then: a log over its limit loses its beginning. All writers append (`O_APPEND`), so
 //! they go on at the new end; what arrives during the cut may be lost. A reader that follows sees the file shrink.
+//!
+//! A log goes on over many starts, so each start leaves a line of its own ([`mark_start`]): what stands before it was
+//! said by a machine that is gone. When the rest was said is kept beside it by [`times`].
+
+pub mod times;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 /// 8 MiB: some 100,000 lines, and what one sandbox's logs may take.
 pub const MAX_LOG_BYTES: u64 = 8 * 1024 * 1024;
 /// What is left of a log that was cut.
 const KEPT_BYTES: usize = 1024 * 1024;
+const CUT: &[u8] = b"[the beginning of this log was cut]\n";
+/// How the line begins that a start leaves. A guest that prints it hides its own earlier words, nobody else's.
+const START_MARK: &str = "[banger: a start began at ";
 
 /// Opens a log for a process to write to.
 pub fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// A new start begins here. A log that cannot be marked is no reason not to start.
+pub fn mark_start(path: &Path) {
+    let mut time = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    let marked = open_log(path).and_then(|mut log| log.write_all(format!("{START_MARK}{time}]\n").as_bytes()));
+    if let Err(error) = marked {
+        tracing::warn!(log = %path.display(), %error, "cannot mark a start in a log");
+    }
+    times::note(path);
+}
+
+/// As [`tail`], without what machines before the last start said.
+pub fn last_words(path: &Path, bytes: usize) -> String {
+    let tail = tail(path, bytes);
+    match tail.rfind(START_MARK) {
+        Some(mark) => tail[mark..].split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default(),
+        None => tail,
+    }
 }
 
 /// The last `bytes` of a log, from the start of a line where there is one, lossy UTF-8; empty where there is no log.
@@ -40,9 +70,12 @@ pub fn keep_within(path: &Path, limit: u64) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().read(true).append(true).open(path)?;
     let (tail, _) = read_tail(&mut file, KEPT_BYTES.min(limit as usize / 2))?;
+    let length = file.stream_position()?;
     file.set_len(0)?;
-    file.write_all(b"[the beginning of this log was cut]\n")?;
-    file.write_all(&tail)
+    file.write_all(CUT)?;
+    file.write_all(&tail)?;
+    times::move_back(path, length.saturating_sub((CUT.len() + tail.len()) as u64));
+    Ok(())
 }
 
 /// The last bytes, and whether there were more before them.
@@ -71,6 +104,25 @@ mod tests {
         assert_eq!(tail(&path, 5), "rd \u{fffd}\n");
         fs::write(&path, "one line without end").unwrap();
         assert_eq!(tail(&path, 3), "end");
+    }
+
+    #[test]
+    fn the_last_words_are_those_of_the_last_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "reboot: Power down\n").unwrap();
+        assert_eq!(last_words(&path, 4096), "reboot: Power down\n", "a log of before there were marks");
+        mark_start(&path);
+        assert_eq!(last_words(&path, 4096), "");
+        open_log(&path).unwrap().write_all(b"hello\n").unwrap();
+        assert_eq!(last_words(&path, 4096), "hello\n");
+        assert!(
+            tail(&path, 4096).starts_with("reboot: Power down\n[banger: a start began at 20"),
+            "{}",
+            tail(&path, 99)
+        );
+        mark_start(&path);
+        assert_eq!(last_words(&path, 4096), "");
     }
 
     #[test]

@@ -6,16 +6,16 @@
 //!                       └──► device ended first: the guest cannot be reached any more; the VMM is asked to end
 //! ```
 
-use super::console::{MAX_LOG_BYTES, keep_within};
+use super::console::{MAX_LOG_BYTES, keep_within, last_words, open_log, times};
 use super::process::Process;
 use engine::host::vmm::VmmExit;
 use model::SandboxId;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::Signal;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +25,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// A killed process ends as soon as its pending I/O does.
 pub const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where the VMM's own log stands among the logs.
+const VMM_LOG: usize = 1;
+
 /// A VMM in our care.
 #[derive(Debug, Clone)]
 pub struct Kept {
@@ -32,6 +35,7 @@ pub struct Kept {
     pub vsock_device: Option<Arc<Process>>,
     /// Ours to reap; it ends by itself.
     gateway: Option<Arc<Process>>,
+    /// The guest's console, the VMM's own log, then others.
     pub logs: Vec<PathBuf>,
     pub exit: Option<VmmExit>,
     device_lost: bool,
@@ -45,6 +49,10 @@ impl Kept {
 
     pub fn with_gateway(self, gateway: Option<Process>) -> Kept {
         Kept { gateway: gateway.map(Arc::new), ..self }
+    }
+
+    fn vmm_log(&self) -> Option<&PathBuf> {
+        self.logs.get(VMM_LOG)
     }
 }
 
@@ -169,7 +177,8 @@ impl Shared {
 
     fn look_at(&self, id: &SandboxId, kept: &Kept) {
         if kept.vmm.has_ended() {
-            let exit = kept.vmm.reap();
+            let exit = how_it_ended(kept);
+            bound_logs(kept);
             tracing::info!(vm = %id, pid = kept.vmm.identity.pid, ?exit, "the VMM has ended");
             if let Some(device) = &kept.vsock_device
                 && !device.kill(KILL_PATIENCE)
@@ -183,6 +192,7 @@ impl Shared {
             self.ended.notify_all();
         } else if !kept.device_lost && kept.vsock_device.as_deref().is_some_and(Process::has_ended) {
             tracing::warn!(vm = %id, "the vsock device has ended; its VMM is asked to end too");
+            say_in(kept, "banger: the vsock device has ended, so nobody reaches the guest; its VMM is asked to end\n");
             // QEMU ends in order on SIGTERM: what the guest has written is on its disks.
             drop(kept.vmm.signal(Signal::TERM));
             self.update(id, kept, |kept| kept.device_lost = true);
@@ -197,10 +207,52 @@ impl Shared {
     }
 }
 
+/// QEMU ends in order on SIGTERM and answers 0, as if its guest had powered itself off. Its last words tell the two apart
+/// (`main_loop_should_exit` in softmmu/runstate.c): `qemu-system-x86_64: terminating on signal 15 from pid 42 (kill)`.
+fn how_it_ended(kept: &Kept) -> VmmExit {
+    let exit = kept.vmm.reap();
+    match (&exit, kept.vmm_log()) {
+        (VmmExit { code: Some(0) | None, signal: None }, Some(log)) => exit_told_in(log).unwrap_or(exit),
+        _ => exit,
+    }
+}
+
+pub fn exit_told_in(log: &Path) -> Option<VmmExit> {
+    signal_in(&last_words(log, 2000)).map(|signal| VmmExit { code: None, signal: Some(signal) })
+}
+
+fn signal_in(words: &str) -> Option<i32> {
+    let (_, rest) = words.rsplit_once("terminating on signal ")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn say_in(kept: &Kept, line: &str) {
+    let said = kept.vmm_log().map(|log| open_log(log).and_then(|mut log| log.write_all(line.as_bytes())));
+    if let Some(Err(error)) = said {
+        tracing::warn!(%error, "cannot write to a VMM's log");
+    }
+}
+
 fn bound_logs(kept: &Kept) {
     for log in &kept.logs {
+        times::note(log);
         if let Err(error) = keep_within(log, MAX_LOG_BYTES) {
             tracing::warn!(log = %log.display(), %error, "cannot bound a log");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal_in;
+
+    #[test]
+    fn the_signal_is_read_from_the_vmms_last_words() {
+        let words = "warning: x\nqemu-system-x86_64: terminating on signal 15 from pid 42 (/bin/kill)\n";
+        assert_eq!(signal_in(words), Some(15));
+        assert_eq!(signal_in("qemu-system-x86_64: terminating on signal 2\n"), Some(2));
+        for other in ["", "terminating on signal ", "terminating on signal x", "ended"] {
+            assert_eq!(signal_in(other), None, "{other:?}");
         }
     }
 }
