@@ -64,7 +64,13 @@ fn vmm(layout: &Layout, agent: &str, ready: Ready) -> Result<HostVmm, Box<dyn Er
         Ok(())
     });
     let kernels = Arc::new(LayoutKernels { layout: layout.clone(), agent: agent.to_owned() });
-    Ok(HostVmm::new(Settings { layout: layout.clone(), programs: Programs::default(), kernels, before_boot })?)
+    Ok(HostVmm::new(Settings {
+        layout: layout.clone(),
+        programs: Programs::default(),
+        kernels,
+        weights: Default::default(),
+        before_boot,
+    })?)
 }
 
 fn round(

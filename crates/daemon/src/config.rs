@@ -59,6 +59,17 @@ pub struct Config {
     pub vm_defaults: VmDefaults,
     pub caps: Caps,
     pub file_sync: Vec<file_sync::FileSync>,
+    pub limits: Limits,
+}
+
+/// What each VMM's group of processes may take of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    #[serde(deserialize_with = "values::weight")]
+    pub cpu_weight: Option<u32>,
+    #[serde(deserialize_with = "values::weight")]
+    pub io_weight: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -174,6 +185,7 @@ mod tests {
     fn a_value_that_makes_no_sense_is_refused_with_its_line() {
         check_refused("\n[vm_defaults]\nvcpu = 99", 3, "`99` is no number of CPUs: 1 to 32 are possible");
         check_refused("stop_grace = \"soon\"", 1, "`soon` is no duration: write it like `30s`, `5m`, `2h` or `1d`");
+        check_refused("[limits]\ncpu_weight = 0", 2, "`0` is no weight: 1 to 10000 are possible, 100 is usual");
         check_refused(
             "\n[[file_sync]]\nhost = \"~/.x\"\nmod = \"0600\"\n",
             4,

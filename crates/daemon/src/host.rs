@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use vmm::backends::Programs;
+use vmm::cgroup::{DEFAULT_WEIGHT, Weights};
 
 /// The engine's small world: no VM, no root, no network.
 pub fn simulated() -> Host {
@@ -54,6 +55,10 @@ pub fn real(layout: &Layout, config: &Config, runtime: Handle) -> io::Result<Und
         layout: layout.clone(),
         programs,
         kernels: library.clone(),
+        weights: Weights {
+            cpu: config.limits.cpu_weight.unwrap_or(DEFAULT_WEIGHT),
+            io: config.limits.io_weight.unwrap_or(DEFAULT_WEIGHT),
+        },
         before_boot: Arc::new(move |id| bind.expect(id)),
     })?);
     let emulated = !chosen_is_accelerated(vmm.as_ref());

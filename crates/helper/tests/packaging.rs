@@ -50,3 +50,20 @@ fn the_service_is_locked_down() {
     let Some((good, report, complaints)) = systemd_analyze(&arguments) else { return };
     assert!(good, "{complaints}\n{report}");
 }
+
+/// The unit of `bangerd` itself, which runs as the owner's service: VMMs must outlive it, and "started" must be true.
+#[test]
+fn the_unit_of_the_daemon_is_one_and_spares_its_sandboxes() {
+    let text = std::fs::read_to_string(packaging().join("bangerd.service")).unwrap();
+    for line in ["Type=notify", "KillMode=process", "SendSIGKILL=no"] {
+        assert!(text.lines().any(|one| one == line), "{line}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("bangerd.service");
+    std::fs::write(&unit, text.replace("/usr/bin/bangerd", env!("CARGO_BIN_EXE_bangerd-root"))).unwrap();
+    let Some((_, _, complaints)) = systemd_analyze(&["verify", "--user", "--man=no", unit.to_str().unwrap()]) else {
+        return;
+    };
+    let ours: Vec<_> = complaints.lines().filter(|line| line.contains("bangerd.service")).collect();
+    assert!(ours.is_empty(), "{ours:#?}");
+}

@@ -25,6 +25,15 @@ pub fn root(test: &str) -> bool {
     need("root", test, reason)
 }
 
+/// The hierarchies of cgroup v1, to make groups in.
+pub fn cgroup_v1(test: &str) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    let writable =
+        |controller: &str| access(&PathBuf::from("/sys/fs/cgroup").join(controller), AccessFlags::W_OK).is_ok();
+    let missing = ["cpu", "memory", "pids"].into_iter().find(|controller| !writable(controller));
+    need("cgroup", test, missing.map(|controller| format!("the hierarchy `{controller}` cannot be written to")))
+}
+
 pub fn program(name: &str, test: &str) -> bool {
     need(name, test, which(name).is_none().then(|| format!("`{name}` is not on the PATH")))
 }

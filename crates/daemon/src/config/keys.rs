@@ -96,6 +96,13 @@ pub const KEYS: &[Key] = &[
     key("caps.memory", "\"16G\"", "no cap", "Memory of all running sandboxes together."),
     key("caps.disk", "\"200G\"", "no cap", "What all disks together may take on the host."),
     key(
+        "limits.cpu_weight",
+        "50",
+        "`100`",
+        "A running sandbox's share of the host's CPUs where there are too few: 1 to 10000; 100 is any other program's.",
+    ),
+    key("limits.io_weight", "50", "`100`", "The same for the host's disks."),
+    key(
         "file_sync.host",
         "\"~/.gitconfig\"",
         "none",

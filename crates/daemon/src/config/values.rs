@@ -42,6 +42,18 @@ pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Dur
     })
 }
 
+/// A weight as cgroups count it (cgroup-v2.rst).
+pub fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let text = scalar(deserializer)?;
+    match text.parse() {
+        Ok(weight @ 1..=10_000) => Ok(Some(weight)),
+        _ => {
+            let given: String = text.chars().take(40).collect();
+            Err(D::Error::custom(format!("`{given}` is no weight: 1 to 10000 are possible, 100 is usual")))
+        }
+    }
+}
+
 fn scalar<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let scalar =
         Scalar::deserialize(deserializer).map_err(|_| D::Error::custom("a text or a number is wanted here"))?;

@@ -2,6 +2,7 @@
 
 use super::check;
 use crate::app::App;
+use crate::host::vmm::cgroup::Groups;
 use model::ByteSize;
 use model::paths::MAX_SOCKET_PATH_BYTES;
 use rustix::fs::{Access, access, statvfs};
@@ -31,7 +32,21 @@ pub fn checks(app: &App) -> Vec<Check> {
     checks.push(state_folder(app));
     checks.push(free_room(app));
     checks.push(socket_paths(app));
+    checks.push(limits(app));
     checks
+}
+
+fn limits(app: &App) -> Check {
+    let (limited, detail) = Groups::find(app.layout.state()).describe();
+    match limited {
+        true => check("limits", Verdict::Pass, detail, None),
+        false => check(
+            "limits",
+            Verdict::Warn,
+            detail,
+            Some("run bangerd under systemd, or in a cgroup that is delegated to it"),
+        ),
+    }
 }
 
 fn tool((program, package, what, without): &(&str, &str, &str, Verdict)) -> Check {

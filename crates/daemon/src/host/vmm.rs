@@ -6,6 +6,7 @@
 //!  vmm/firecracker, vmm/http                            vmm/qemu, vmm/qmp
 //!  vmm/process   pid + start time, pidfd, session       vmm/record    machine.json
 //!  vmm/keeper    learns of every end                    vmm/console   logs, their times and bounds
+//!  vmm/cgroup    what a VMM may take of the host
 //! ```
 //! A start in order: lock the disks; a fresh run folder; the VMM, holding the lock, its processors stopped;
 //! `machine.json`; only then may it run. Whatever fails, the VMM is gone and so is the folder. The lock travels as an
@@ -16,6 +17,7 @@
 
 pub mod backends;
 pub mod boot;
+pub mod cgroup;
 pub mod console;
 mod firecracker;
 pub mod gateway;
@@ -30,6 +32,7 @@ mod tsc;
 use crate::layout::Layout;
 use backends::{Findings, Programs, Surveyor};
 use boot::{Boot, Kernels};
+use cgroup::{Groups, Limits, Weights};
 use engine::host::network::LinkMode;
 use engine::host::vmm::{BackendFacts, Machine, Vmm, VmmExit, VmmFacts, VmmState};
 use engine::host::{HostError, HostErrorKind, Result};
@@ -58,6 +61,7 @@ pub struct Settings {
     pub layout: Layout,
     pub programs: Programs,
     pub kernels: Arc<dyn Kernels>,
+    pub weights: Weights,
     /// Called with the run folder made and empty, before the VMM starts.
     pub before_boot: Hook,
 }
@@ -68,6 +72,7 @@ pub struct HostVmm {
     surveyor: Surveyor,
     keeper: Keeper,
     tsc: Tsc,
+    groups: Groups,
     /// One deed at a time for each sandbox.
     turns: Mutex<HashMap<SandboxId, Arc<Mutex<()>>>>,
 }
@@ -100,7 +105,8 @@ impl HostVmm {
     pub fn new(settings: Settings) -> io::Result<HostVmm> {
         let tsc = Tsc::begin(settings.layout.cache().join("tsc-khz"));
         let keeper = Keeper::start()?;
-        Ok(HostVmm { settings, surveyor: Surveyor::default(), keeper, tsc, turns: Mutex::default() })
+        let groups = Groups::find(settings.layout.state());
+        Ok(HostVmm { settings, surveyor: Surveyor::default(), keeper, tsc, groups, turns: Mutex::default() })
     }
 
     /// What the VMM of `id` and its companions use; `None` when it does not run.
@@ -194,6 +200,9 @@ impl HostVmm {
         };
         let Started { vmm, vsock_device, gateway, boot } =
             started.map_err(|source| self.explain(start.machine, source))?;
+        let all = [Some(&vmm), vsock_device.as_ref(), gateway.as_ref()];
+        let pids: Vec<u32> = all.into_iter().flatten().map(|process| process.identity.pid).collect();
+        self.groups.place(id, &pids, Limits::of(start.machine, self.settings.weights));
         let recorded = self.record(start.machine, &vmm, vsock_device.as_ref());
         let running = recorded.map_err(Cause::from).and_then(|()| boot());
         match running {
@@ -251,7 +260,9 @@ impl HostVmm {
         }
         let removed = remove_folder(&self.layout().run(id))
             .map_err(|source| broken(format!("cannot remove the run folder of {id}"), source))?;
-        Ok(if found_strays { Change::Changed } else { removed })
+        let ungrouped =
+            self.groups.remove(id).map_err(|source| broken(format!("cannot remove the cgroup of {id}"), source))?;
+        Ok(if found_strays { Change::Changed } else { removed.and(ungrouped) })
     }
 
     fn facts_of(&self, id: &SandboxId) -> Option<VmmFacts> {
@@ -355,7 +366,7 @@ impl Vmm for HostVmm {
         } else if let Found::Ended(record) = self.find(id) {
             end_all([record.vsock_device.as_ref().and_then(process::Identity::find)]);
         }
-        let swept = match kept.is_some() || self.layout().run(id).exists() {
+        let swept = match kept.is_some() || self.layout().run(id).exists() || self.groups.list().contains(id) {
             true => self.sweep(id)?,
             false => Change::Unchanged,
         };
@@ -387,8 +398,12 @@ impl Vmm for HostVmm {
             entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         // A run without a home in our state belongs to another installation that shares this runtime folder.
         ids.retain(|id| self.layout().vm(id).is_dir());
-        ids.sort();
-        Ok(ids.iter().filter_map(|id| self.facts_of(id)).collect())
+        let mut facts: Vec<VmmFacts> = ids.iter().filter_map(|id| self.facts_of(id)).collect();
+        let left = self.groups.list().into_iter().filter(|id| !facts.iter().any(|facts| facts.id == *id));
+        let left: Vec<VmmFacts> = left.map(|id| remains(&id, "a cgroup without a VMM".into())).collect();
+        facts.extend(left);
+        facts.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(facts)
     }
 
     fn console_tail(&self, id: &SandboxId, bytes: usize) -> String {

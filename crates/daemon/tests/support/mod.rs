@@ -43,6 +43,7 @@ impl World {
             layout: self.layout.clone(),
             programs: Programs::default(),
             kernels: Arc::new(kernels),
+            weights: Default::default(),
             before_boot,
         };
         HostVmm::new(settings).unwrap()
