@@ -13,6 +13,7 @@
 
 mod clock;
 mod console;
+mod drives;
 mod entropy;
 mod exec;
 mod files;

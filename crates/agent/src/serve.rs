@@ -6,7 +6,9 @@
 use crate::http::{self, Answer, Body, Request};
 use crate::machine::{self, InitKind};
 use crate::service::place::{self, Place};
-use crate::{clock, console, exec, files, health, identity, listen, metrics, ports, service, stream, workspace};
+use crate::{
+    clock, console, drives, exec, files, health, identity, listen, metrics, ports, service, stream, workspace,
+};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -216,6 +218,10 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
         (&Method::POST, "/identity") => {
             server.check_owner()?;
             identity::take(http::read_json(request).await?).await
+        }
+        (&Method::POST, "/drives") => {
+            server.check_owner()?;
+            drives::grow(http::read_json(request).await?).await
         }
         (&Method::POST, "/shutdown") => shut_down(server, &http::read_json(request).await?),
         (method, path) => Err(Fault::new(FaultKind::NotFound, format!("the guest's agent has no {method} {path}"))

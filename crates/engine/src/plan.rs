@@ -81,6 +81,10 @@ pub enum Step {
     EnsureKernel(KernelName),
     EnsureDisks(Disks),
     RenewRoot(Disks),
+    /// These three grow the disks of a machine that is on: the files, what the guest sees, the file systems in it.
+    ExtendDisks(Disks),
+    EnsureDrives,
+    EnsureFileSystems(Disks),
     EnsureLink(Link),
     /// The attachment is filled in from the link when the step runs.
     EnsureVmm(Machine),
@@ -119,6 +123,9 @@ impl fmt::Display for Step {
             Step::EnsureKernel(name) => write!(f, "ensure kernel {name}"),
             Step::EnsureDisks(disks) => write!(f, "ensure disks: root {}, work {}", disks.root_size, disks.work_size),
             Step::RenewRoot(disks) => write!(f, "renew root disk: {}", disks.root_size),
+            Step::ExtendDisks(disks) => write!(f, "extend disks: root {}, work {}", disks.root_size, disks.work_size),
+            Step::EnsureDrives => write!(f, "ensure drives"),
+            Step::EnsureFileSystems(_) => write!(f, "ensure file systems"),
             Step::EnsureLink(link) => write!(f, "ensure link {}", link.name),
             Step::EnsureVmm(machine) => {
                 write!(f, "ensure vmm: {}, {} CPUs, {}", machine.backend, machine.vcpus, machine.memory)

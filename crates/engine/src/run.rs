@@ -193,6 +193,9 @@ impl<'a> Drive<'a> {
                 self.update(Saving::Must, |record| record.has_disks = true).map(drop)
             }
             Step::RenewRoot(wanted) => done(host.disk.renew_root(wanted)),
+            Step::ExtendDisks(wanted) => done(host.disk.extend(wanted)),
+            Step::EnsureDrives => Ok(host.vmm.ensure_drives(&self.id)?),
+            Step::EnsureFileSystems(wanted) => Ok(host.guest.ensure_file_systems(wanted)?),
             Step::EnsureLink(wanted) => self.ensure_link(wanted),
             Step::EnsureVmm(machine) => self.ensure_vmm(machine),
             Step::AwaitReady { timeout_ms } => self.await_ready(*timeout_ms),
@@ -402,6 +405,9 @@ fn builds(step: &Step) -> bool {
         | Step::EnsureKernel(_)
         | Step::EnsureDisks(_)
         | Step::RenewRoot(_)
+        | Step::ExtendDisks(_)
+        | Step::EnsureDrives
+        | Step::EnsureFileSystems(_)
         | Step::EnsureLink(_)
         | Step::EnsureVmm(_)
         | Step::AwaitReady { .. }

@@ -149,6 +149,10 @@ fn a_change_says_whether_it_is_live() {
     let applied = engine.set(&web.id, &changes, &Unwatched).expect("it changes");
     assert_eq!((applied.live, applied.at_next_start), (vec!["name", "restart"], vec!["vcpus"]));
     assert!(engine.resolve("www").is_ok() && engine.resolve("web").is_err());
+    let size = model::ByteSize::from_bytes(web.spec.disk_size.bytes() * 2);
+    let grow = Changes { disk_size: Some(size), ..Changes::default() };
+    let applied = engine.set(&web.id, &grow, &Unwatched).expect("it grows");
+    assert_eq!((applied.live, applied.at_next_start), (vec!["disk_size"], vec![]), "its guest grows the file system");
     let shrink = Changes { disk_size: Some(model::ByteSize::from_gib(1)), ..Changes::default() };
     assert_eq!(engine.set(&web.id, &shrink, &Unwatched).expect_err("no disk shrinks").kind, Kind::Invalid);
 }

@@ -21,6 +21,7 @@
 //! | `GET /service/log?tail=N&follow=true` | what the command wrote, its streams mixed; with `follow` until it has ended for good |
 //! | `PUT /workspace?path=P` | body is a tar archive that becomes the folder `P`, see below → [`Placed`] |
 //! | `GET /workspace?path=P` | [`WorkspaceState`] |
+//! | `POST /drives` | [`Drives`] → 204; the file systems take all of drives that have grown |
 //! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
 //!
 //! A failure is a [`crate::Fault`] as JSON with the fault's HTTP status. Values in a query are percent-encoded.
@@ -218,6 +219,13 @@ pub struct Clock {
 pub struct Shutdown {
     /// How long services may take to stop before the guest powers off regardless.
     pub grace_ms: u64,
+}
+
+/// How large the host has made the drives. The guest waits until it sees them so.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drives {
+    pub root_bytes: u64,
+    pub work_bytes: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use wire::guest::{
-    Clock, DiskUse, ExecRequest, ExecStatus, FileFacts, FileKind, GuestNetwork, Health, Identity, ListenEvent,
+    Clock, DiskUse, Drives, ExecRequest, ExecStatus, FileFacts, FileKind, GuestNetwork, Health, Identity, ListenEvent,
     ListeningSocket, Metrics, Placed, Ports, Ready, Service, ServiceFacts, ServicePhase, Shutdown, WindowSize,
     WorkspaceState,
 };
@@ -81,6 +81,7 @@ fn identity_clock_and_shutdown_keep_their_shape() {
     let facts = FileFacts { kind: FileKind::File, size: 12, mode: 0o644, path: "/etc/hostname".to_owned() };
     check("file_facts", &facts);
     check("clock", &Clock { clock_ns: 1_700_000_000_123_456_789 });
+    check("drives", &Drives { root_bytes: 8 << 30, work_bytes: 16 << 30 });
     check("shutdown", &Shutdown { grace_ms: 10_000 });
     let least: Identity = serde_json::from_str(r#"{"hostname": "x"}"#).expect("only the name is needed");
     assert_eq!(least, Identity { hostname: "x".to_owned(), ..Identity::default() });

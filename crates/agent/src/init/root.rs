@@ -86,7 +86,12 @@ fn mount_drive(device: &str, target: &str, kinds: &[&str], flags: MountFlags) ->
     let mut tried = Vec::new();
     for kind in kinds {
         match mount(device, target, *kind, flags, None::<&CStr>) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if !flags.contains(MountFlags::RDONLY) {
+                    crate::drives::fill_at_boot(Path::new(target));
+                }
+                return Ok(());
+            }
             Err(error) => tried.push(format!("{kind}: {error}")),
         }
     }

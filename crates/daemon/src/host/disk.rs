@@ -29,7 +29,7 @@ pub struct HostDisk {
 pub enum DiskError {
     #[error("there is no room left on this file system")]
     Full,
-    #[error("it has {present}, and a disk cannot shrink to {wanted}")]
+    #[error("the image's own has {present}, and a disk cannot shrink to {wanted}")]
     Shrink { present: ByteSize, wanted: ByteSize },
     #[error("cannot write the disk")]
     Write(#[source] io::Error),
@@ -75,7 +75,7 @@ impl HostDisk {
 
     fn ensure(&self, wanted: &Disks) -> Result<Change> {
         let (root, work) = (self.layout.root_disk(&wanted.id), self.layout.work_disk(&wanted.id));
-        if size(&root) == Some(wanted.root_size) && size(&work) == Some(wanted.work_size) {
+        if size(&root) >= Some(wanted.root_size) && size(&work) >= Some(wanted.work_size) {
             return Ok(Change::Unchanged);
         }
         let attempt = || format!("cannot make the disks of {}", wanted.id);
@@ -132,6 +132,28 @@ impl Disk for HostDisk {
                 drop(fs::remove_dir_all(self.layout.vm(&wanted.id)));
             }
         })
+    }
+
+    /// Without the lock, which the VMM holds: more room at the end is in nobody's way.
+    fn extend(&self, wanted: &Disks) -> Result<Change> {
+        let attempt = || format!("cannot extend the disks of {}", wanted.id);
+        let disks = [
+            (self.layout.root_disk(&wanted.id), wanted.root_size),
+            (self.layout.work_disk(&wanted.id), wanted.work_size),
+        ];
+        let mut change = Change::Unchanged;
+        for (path, wanted_size) in disks {
+            let Some(present) = size(&path) else {
+                return Err(HostError::new(HostErrorKind::NotFound, attempt()).with_source("it has none"));
+            };
+            if present < wanted_size {
+                let file = fs::File::options().write(true).open(&path);
+                let extended = file.and_then(|file| file.set_len(wanted_size.bytes()).and_then(|()| file.sync_all()));
+                extended.map_err(|error| seam_error(attempt(), error.into()))?;
+                change = Change::Changed;
+            }
+        }
+        Ok(change)
     }
 
     fn renew_root(&self, wanted: &Disks) -> Result<Change> {
@@ -193,8 +215,8 @@ fn ensure_one(
     make: impl FnOnce(&Path) -> std::result::Result<(), DiskError>,
 ) -> std::result::Result<Change, DiskError> {
     match size(path) {
-        Some(present) if present == wanted => return Ok(Change::Unchanged),
-        Some(present) if present > wanted => return Err(DiskError::Shrink { present, wanted }),
+        // A larger one was grown in a daemon's last moment, before that was written down.
+        Some(present) if present >= wanted => return Ok(Change::Unchanged),
         Some(_) => ext4::check(path).and_then(|()| ext4::grow(path, wanted))?,
         None => make_whole(&partial(path), path, make)?,
     }

@@ -13,6 +13,7 @@ use crate::config::file_sync::FileSync;
 use crate::guest::{self, GuestError};
 use crate::layout::Layout;
 use engine::host::clock::Clock;
+use engine::host::disk::Disks;
 use engine::host::guest::{Guest, GuestHealth, GuestIdentity, Readiness};
 use engine::host::vmm::Vmm;
 use engine::host::{HostError, HostErrorKind, Report, Result, Watch};
@@ -29,7 +30,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use wire::guest::{GuestNetwork, Health, Identity, Metrics, READY_PORT, Ready, Shutdown};
+use wire::guest::{Drives, GuestNetwork, Health, Identity, Metrics, READY_PORT, Ready, Shutdown};
 
 /// 4 KiB: the word is some 200 bytes long.
 const MAX_READY_BYTES: u64 = 4096;
@@ -282,6 +283,13 @@ impl Guest for HostGuest {
                 .with_hint("mend that entry of the configuration, or take it out")),
             Err(kind) => Err(HostError::new(kind, attempt())),
         }
+    }
+
+    fn ensure_file_systems(&self, wanted: &Disks) -> Result<()> {
+        let path = self.layout.vsock(&wanted.id);
+        let drives = Drives { root_bytes: wanted.root_size.bytes(), work_bytes: wanted.work_size.bytes() };
+        let answer = self.runtime.block_on(async { guest::post(&path, "/drives", &drives).await });
+        answer.map_err(|error| self.error(&wanted.id, "grow the file systems of", error))
     }
 
     fn request_shutdown(&self, id: &SandboxId, grace_ms: u64) -> Result<()> {

@@ -379,6 +379,24 @@ impl Vmm for HostVmm {
         Ok(self.keeper.await_exit(id, Duration::from_millis(timeout_ms)))
     }
 
+    fn ensure_drives(&self, id: &SandboxId) -> Result<()> {
+        let turn = self.turn(id);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempt = format!("cannot tell the VMM of {id} of its disks");
+        let Found::Alive(_, record) = self.find(id) else {
+            return Err(HostError::new(HostErrorKind::NotFound, attempt).with_source("it has no running VMM"));
+        };
+        let told = boot::own_drives(self.layout(), id).try_for_each(|drive| match record.machine.backend {
+            Backend::Firecracker => {
+                firecracker::look_at_drive(&self.layout().api_socket(id), &drive).map_err(Cause::from)
+            }
+            Backend::Qemu | Backend::Sim => {
+                qemu::look_at_drive(&self.layout().qmp_socket(id), &drive).map_err(Cause::from)
+            }
+        });
+        told.map_err(|source| broken(attempt, source))
+    }
+
     fn ensure_paused(&self, id: &SandboxId) -> Result<Change> {
         self.set_paused(id, true)
     }

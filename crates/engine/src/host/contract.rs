@@ -62,7 +62,8 @@ pub fn disk(subject: &Subject) {
     assert_eq!(sizes(disk.as_ref(), &id), Some((wanted.root_size, wanted.work_size)));
     let mut smaller = wanted.clone();
     smaller.work_size = ByteSize::from_bytes(wanted.work_size.bytes() / 2);
-    assert_eq!(disk.ensure_disks(&smaller).expect_err("no disk shrinks").kind, HostErrorKind::Invalid);
+    assert_eq!(disk.ensure_disks(&smaller).expect("no disk shrinks"), Change::Unchanged);
+    assert_eq!(sizes(disk.as_ref(), &id), Some((wanted.root_size, wanted.work_size)));
     assert_eq!(disk.renew_root(&wanted).expect("a new root"), Change::Changed);
     assert_eq!(sizes(disk.as_ref(), &id), Some((wanted.root_size, wanted.work_size)), "the work disk is kept");
     assert_eq!(disk.remove_disks(&id).expect("they go"), Change::Changed);
@@ -108,6 +109,7 @@ pub fn vmm_and_guest(subject: &Subject) {
     host.guest.identify(&id, &identity).expect("it takes its identity");
     assert_eq!(host.guest.health(&id).expect("it is well").boot_id, ready.boot_id);
     ports(subject, &id);
+    grow(subject, &id);
     pause(subject, &id);
     assert_eq!(host.vmm.await_exit(&id, 10).expect("it can be waited for"), None, "it has not ended");
     host.guest.request_shutdown(&id, 10_000).expect("it agrees to power off");
@@ -133,6 +135,19 @@ fn ports(subject: &Subject, id: &SandboxId) {
     assert_eq!((change, again), (Change::Unchanged, bound));
     let (change, none) = network.ensure_ports(id, &[]).expect("it is withdrawn");
     assert_eq!((change, none.len()), (Change::Changed, 0));
+}
+
+/// While the guest has them.
+fn grow(subject: &Subject, id: &SandboxId) {
+    let host = subject.host;
+    let mut wanted = subject.disks(id);
+    wanted.work_size = ByteSize::from_bytes(wanted.work_size.bytes() * 2);
+    assert_eq!(host.disk.extend(&wanted).expect("there is room"), Change::Changed);
+    assert_eq!(host.disk.extend(&wanted).expect("there is room"), Change::Unchanged);
+    for _ in 0..2 {
+        host.vmm.ensure_drives(id).expect("the VMM looks again");
+        host.guest.ensure_file_systems(&wanted).expect("the guest follows");
+    }
 }
 
 fn pause(subject: &Subject, id: &SandboxId) {

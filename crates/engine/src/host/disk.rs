@@ -7,8 +7,10 @@ use super::Result;
 use model::{ByteSize, Change, ImageName, SandboxId};
 
 pub trait Disk: Send + Sync {
-    /// Makes both disks where they are missing, grows them where they are smaller; never shrinks (`Invalid`).
+    /// Makes both disks where they are missing, grows them where they are smaller; a larger one is left as it is.
     fn ensure_disks(&self, wanted: &Disks) -> Result<Change>;
+    /// Gives both disks this much room while a guest has them; the file systems on them are the guest's to grow.
+    fn extend(&self, wanted: &Disks) -> Result<Change>;
     /// Puts an empty root disk in place of the present one.
     fn renew_root(&self, wanted: &Disks) -> Result<Change>;
     fn remove_disks(&self, id: &SandboxId) -> Result<Change>;

@@ -1,6 +1,7 @@
 //! The guest seam: what the engine asks of a booted machine. Streams (exec, files, ports) never pass through here;
 //! the daemon joins them itself.
 
+use super::disk::Disks;
 use super::network::Attachment;
 use super::{Result, Watch};
 use model::service::Service;
@@ -16,6 +17,8 @@ pub trait Guest: Send + Sync {
     fn sync_files(&self, id: &SandboxId, watch: &dyn Watch) -> Result<()>;
     /// The guest knows the image's command and runs it unless it has ended for good. How it fares is the guest's to tell.
     fn ensure_service(&self, id: &SandboxId, service: &Service) -> Result<()>;
+    /// The guest's file systems take all of drives that have grown to this much.
+    fn ensure_file_systems(&self, wanted: &Disks) -> Result<()>;
     /// Asks the guest to stop its services, sync and power off; answers once it has agreed.
     fn request_shutdown(&self, id: &SandboxId, grace_ms: u64) -> Result<()>;
     fn health(&self, id: &SandboxId) -> Result<GuestHealth>;

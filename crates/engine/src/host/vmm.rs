@@ -18,6 +18,8 @@ pub trait Vmm: Send + Sync {
     fn ensure_stopped(&self, id: &SandboxId, signal: Option<i32>) -> Result<Change>;
     /// Blocks until the VMM of `id` has ended by itself, at most this long; `None` when the time passed.
     fn await_exit(&self, id: &SandboxId, timeout_ms: u64) -> Result<Option<VmmExit>>;
+    /// The guest sees its drives as large as its disks are now. `NotFound` when no VMM runs.
+    fn ensure_drives(&self, id: &SandboxId) -> Result<()>;
     fn ensure_paused(&self, id: &SandboxId) -> Result<Change>;
     fn ensure_resumed(&self, id: &SandboxId) -> Result<Change>;
     /// All VMMs of this installation, alive or ended since the last look.

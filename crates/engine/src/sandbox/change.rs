@@ -121,6 +121,10 @@ impl Engine {
             steps.push(Step::EnsureDisks(plan::disks(&wanted)));
         }
         if record.state == State::Running {
+            if grows {
+                let disks = plan::disks(&wanted);
+                steps.extend([Step::ExtendDisks(disks.clone()), Step::EnsureDrives, Step::EnsureFileSystems(disks)]);
+            }
             // A device comes and goes with the machine; what may pass through it changes at once.
             let relinks = spec.name != old.name || spec.egress != old.egress;
             let same_device = spec.egress.outbound.has_link() == old.egress.outbound.has_link();
@@ -185,7 +189,7 @@ impl Changes {
     }
 }
 
-/// CPUs, memory and disks of a machine that is on are as they were when it booted.
+/// CPUs and memory of a machine that is on are as they were when it booted; its disks grow while its guest can be asked.
 fn applied(sandbox: Arc<Sandbox>, old: &SandboxSpec, state: State) -> Applied {
     let new = &sandbox.spec;
     let mut live = Vec::new();
@@ -208,8 +212,9 @@ fn applied(sandbox: Arc<Sandbox>, old: &SandboxSpec, state: State) -> Applied {
     note(&mut live, "auto_forward", new.auto_forward != old.auto_forward);
     note(&mut at_boot, "vcpus", new.vcpus != old.vcpus);
     note(&mut at_boot, "memory", new.memory != old.memory);
-    note(&mut at_boot, "disk_size", new.disk_size != old.disk_size);
-    note(&mut at_boot, "root_size", new.root_size != old.root_size);
+    let disks = if state == State::Running { &mut live } else { &mut at_boot };
+    note(disks, "disk_size", new.disk_size != old.disk_size);
+    note(disks, "root_size", new.root_size != old.root_size);
     let mut at_next_start = Vec::new();
     match answer(state, Request::SetOffline) {
         Answer::Begin | Answer::AlreadySo => live.extend(at_boot),

@@ -1,4 +1,4 @@
-//! Disks in name only: sizes, and whose they are. A disk in use is not removed, and none shrinks.
+//! Disks in name only: sizes, and whose they are. A disk in use is not removed, nor grown but by room for its guest.
 
 use super::{SimDisks, State, World, refuse};
 use crate::host::disk::{Disk, DiskFacts, Disks};
@@ -16,19 +16,22 @@ impl Disk for SimDisk {
         self.0.call("cannot make disks", |state| {
             check_image(state, wanted)?;
             let Disks { id, root_size, work_size, .. } = wanted.clone();
+            let runs = state.runs(&id);
             let Some(disks) = state.disks.get_mut(&id) else {
                 state.disks.insert(id, SimDisks { root_size, work_size, root_generation: 1 });
                 return Ok(Change::Changed);
             };
-            if root_size < disks.root_size || work_size < disks.work_size {
-                return refuse(HostErrorKind::Invalid, format!("cannot shrink a disk of {id}"));
+            if runs && (root_size > disks.root_size || work_size > disks.work_size) {
+                return refuse(HostErrorKind::Busy, format!("cannot grow the disks of {id}: a VMM holds their lock"));
             }
-            if root_size == disks.root_size && work_size == disks.work_size {
-                return Ok(Change::Unchanged);
-            }
-            disks.root_size = root_size;
-            disks.work_size = work_size;
-            Ok(Change::Changed)
+            Ok(grow(disks, root_size, work_size))
+        })
+    }
+
+    fn extend(&self, wanted: &Disks) -> Result<Change> {
+        self.0.call("cannot extend disks", |state| match state.disks.get_mut(&wanted.id) {
+            Some(disks) => Ok(grow(disks, wanted.root_size, wanted.work_size)),
+            None => refuse(HostErrorKind::NotFound, format!("cannot extend the disks of {}: it has none", wanted.id)),
         })
     }
 
@@ -78,6 +81,13 @@ impl Disk for SimDisk {
     fn free_bytes(&self) -> Result<ByteSize> {
         self.0.call("cannot look at free space", |state| Ok(state.free_disk))
     }
+}
+
+fn grow(disks: &mut SimDisks, root_size: ByteSize, work_size: ByteSize) -> Change {
+    let before = (disks.root_size, disks.work_size);
+    disks.root_size = root_size.max(disks.root_size);
+    disks.work_size = work_size.max(disks.work_size);
+    if before == (disks.root_size, disks.work_size) { Change::Unchanged } else { Change::Changed }
 }
 
 fn check_image(state: &State, wanted: &Disks) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Guests that are ready, silent or dying, as the world was told.
 
 use super::{Boot, Shutdown, State, World, refuse};
+use crate::host::disk::Disks;
 use crate::host::guest::{Guest, GuestHealth, GuestIdentity, Readiness};
 use crate::host::vmm::VmmExit;
 use crate::host::{HostErrorKind, Result, Watch};
@@ -52,6 +53,10 @@ impl Guest for SimGuests {
 
     fn sync_files(&self, id: &SandboxId, _: &dyn Watch) -> Result<()> {
         self.0.call("cannot sync files to a guest", |state| answers(state, id).map(drop))
+    }
+
+    fn ensure_file_systems(&self, wanted: &Disks) -> Result<()> {
+        self.0.call("cannot grow a guest's file systems", |state| answers(state, &wanted.id))
     }
 
     fn request_shutdown(&self, id: &SandboxId, _grace_ms: u64) -> Result<()> {

@@ -79,6 +79,13 @@ impl Vmm for SimVmms {
         }
     }
 
+    fn ensure_drives(&self, id: &SandboxId) -> Result<()> {
+        self.0.call("cannot tell a VMM of its disks", |state| match state.runs(id) {
+            true => Ok(()),
+            false => refuse(HostErrorKind::NotFound, format!("cannot tell the VMM of {id} of its disks: none runs")),
+        })
+    }
+
     fn ensure_paused(&self, id: &SandboxId) -> Result<Change> {
         self.0.call("cannot pause a VMM", |state| set_paused(state, id, true))
     }

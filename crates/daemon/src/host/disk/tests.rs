@@ -131,10 +131,26 @@ fn disks_grow_with_what_is_on_them_and_never_shrink() {
     assert_eq!(debugfs(&work, "cat note", false), "from the seed");
     world.assert_clean();
     for smaller in [disks(64, 512), disks(128, 64)] {
-        let error = world.disk.ensure_disks(&smaller).unwrap_err();
-        assert_eq!(error.kind, HostErrorKind::Invalid);
-        assert!(error.source.unwrap().to_string().contains("cannot shrink"));
+        assert_eq!(world.disk.ensure_disks(&smaller).unwrap(), Change::Unchanged);
     }
+    assert_eq!((blocks(&world.layout.root_disk(&world.id())), blocks(&work)), (128 * MIB, 512 * MIB));
+}
+
+#[test]
+fn a_disk_in_use_gets_room_and_its_guest_does_the_rest() {
+    let world = world();
+    assert_eq!(world.disk.extend(&disks(64, 64)).unwrap_err().kind, HostErrorKind::NotFound);
+    let _changed = world.disk.ensure_disks(&disks(64, 64)).unwrap();
+    let _lock = lock_disks(&world.layout, &world.id()).unwrap();
+    assert_eq!(world.disk.extend(&disks(64, 256)).unwrap(), Change::Changed);
+    assert_eq!(world.disk.extend(&disks(64, 256)).unwrap(), Change::Unchanged);
+    assert_eq!(world.disk.extend(&disks(64, 128)).unwrap(), Change::Unchanged);
+    let work = world.layout.work_disk(&world.id());
+    assert_eq!(
+        (fs::metadata(&work).unwrap().len(), blocks(&work)),
+        (256 << 20, 64 * MIB),
+        "the file system is the guest's"
+    );
 }
 
 #[test]

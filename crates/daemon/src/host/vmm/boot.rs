@@ -7,7 +7,7 @@
 use crate::layout::Layout;
 use engine::host::vmm::Machine;
 use engine::host::{HostError, HostErrorKind, Result};
-use model::{Backend, InitMode, KernelName};
+use model::{Backend, InitMode, KernelName, SandboxId};
 use std::fs;
 use std::path::{Path, PathBuf};
 use wire::guest::cmdline;
@@ -95,16 +95,15 @@ impl Boot {
 }
 
 fn drives(machine: &Machine, layout: &Layout) -> Vec<Drive> {
-    let drive = |name, path, read_only| Drive { name, path, read_only };
-    let mut drives = vec![
-        drive("image", layout.image_rootfs(&machine.image), true),
-        drive("root", layout.root_disk(&machine.id), false),
-    ];
-    let work = layout.work_disk(&machine.id);
-    if work.exists() {
-        drives.push(drive("work", work, false));
-    }
-    drives
+    let image = Drive { name: "image", path: layout.image_rootfs(&machine.image), read_only: true };
+    std::iter::once(image).chain(own_drives(layout, &machine.id)).collect()
+}
+
+/// The drives that a sandbox writes to.
+pub fn own_drives(layout: &Layout, id: &SandboxId) -> impl Iterator<Item = Drive> {
+    let root = Drive { name: "root", path: layout.root_disk(id), read_only: false };
+    let work = Drive { name: "work", path: layout.work_disk(id), read_only: false };
+    std::iter::once(root).chain(Some(work).filter(|work| work.path.exists()))
 }
 
 /// `tsc_khz` is given where guest code is interpreted, and only there: such a guest reads the host's counter.

@@ -6,7 +6,7 @@
 //! Ctrl-Alt-Del of a guest without a keyboard driver (nobody sends one: the agent is asked instead).
 
 use super::Start;
-use super::boot::Boot;
+use super::boot::{Boot, Drive};
 use super::console::open_log;
 use super::gateway::Place;
 use super::http::{Client, HttpError};
@@ -94,6 +94,13 @@ pub fn resume(socket: &Path) -> Result<(), HttpError> {
 
 fn patch_state(socket: &Path, state: &str) -> Result<(), HttpError> {
     Client::connect(socket, CALL_PATIENCE)?.call("PATCH", "/vm", Some(&json!({"state": state}))).map(|_| ())
+}
+
+/// Has Firecracker open the drive's file again, and tell the guest how large it is now.
+pub fn look_at_drive(socket: &Path, drive: &Drive) -> Result<(), HttpError> {
+    let patch = json!({"drive_id": drive.name, "path_on_host": drive.path});
+    let path = format!("/drives/{}", drive.name);
+    Client::connect(socket, CALL_PATIENCE)?.call("PATCH", &path, Some(&patch)).map(|_| ())
 }
 
 pub fn state(socket: &Path) -> Result<VmmState, HttpError> {

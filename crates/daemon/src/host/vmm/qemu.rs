@@ -184,6 +184,13 @@ pub fn resume(socket: &Path) -> Result<(), QmpError> {
     Client::connect(socket, QUESTION_PATIENCE)?.execute("cont", json!({})).map(|_| ())
 }
 
+/// Has QEMU tell the guest how large the drive's file is now.
+pub fn look_at_drive(socket: &Path, drive: &Drive) -> Result<(), QmpError> {
+    let size = std::fs::metadata(&drive.path).map_or(0, |found| found.len());
+    let resize = json!({"node-name": drive.name, "size": size});
+    Client::connect(socket, QUESTION_PATIENCE)?.execute("block_resize", resize).map(|_| ())
+}
+
 pub fn state(socket: &Path) -> Result<VmmState, QmpError> {
     let status = Client::connect(socket, QUESTION_PATIENCE)?.execute("query-status", json!({}))?;
     Ok(match status.get("status").and_then(|status| status.as_str()) {
