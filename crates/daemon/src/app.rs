@@ -8,9 +8,11 @@ use crate::host::network::bridged::Bridged;
 use crate::layout::Layout;
 use engine::StateChange;
 use engine::host::Host;
+use model::SandboxName;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 /// Operations of the engine at once; further ones wait. Boots are bounded by memory long before.
@@ -58,6 +60,9 @@ pub struct App {
     pub ports_changed: Notify,
     /// Where the name server answers, once it does.
     pub dns: OnceLock<SocketAddr>,
+    /// Of whom the name server tells; a new word makes it told anew.
+    names: Mutex<BTreeSet<SandboxName>>,
+    tell_anew: Notify,
     stopping: watch::Sender<bool>,
     events: broadcast::Sender<StateChange>,
 }
@@ -101,6 +106,8 @@ impl App {
             long_work: Semaphore::new(MAX_LONG_WORK),
             workspaces: crate::workspace::locks::Locks::default(),
             dns: OnceLock::new(),
+            names: Mutex::default(),
+            tell_anew: Notify::new(),
             stopping: watch::Sender::new(false),
             events: broadcast::Sender::new(EVENTS_KEPT),
         });
@@ -127,6 +134,23 @@ impl App {
     pub async fn stopped(&self) {
         // The sender lives as long as `self`, so the only end of this wait is the word.
         let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
+    pub fn told_names(&self) -> BTreeSet<SandboxName> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn note_told_names(&self, names: impl Iterator<Item = SandboxName>) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names.collect();
+    }
+
+    /// Has the names of all sandboxes told again.
+    pub fn tell_names_anew(&self) {
+        self.tell_anew.notify_one();
+    }
+
+    pub async fn names_wanted_anew(&self) {
+        self.tell_anew.notified().await;
     }
 
     /// State changes from now on.

@@ -8,6 +8,8 @@
 //! A library with a thin `main`, so that tests serve the control API in-process on the simulated host.
 
 pub mod app;
+pub mod audit;
+pub mod backup;
 pub mod config;
 pub mod daemon;
 mod descriptor;

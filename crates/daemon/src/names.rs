@@ -44,6 +44,7 @@ async fn tell(app: &Arc<App>, server: Option<NameServer>, behind_gateways: Optio
     for serial in 1.. {
         if let Some(server) = &server {
             let hosts: Vec<Host> = app.engine.list().iter().map(|record| host(record)).collect();
+            app.note_told_names(hosts.iter().map(|host| host.name.clone()));
             server.publish(Zone::new(&hosts, serial));
         }
         if let Some(guests) = &app.guest_names {
@@ -62,6 +63,7 @@ async fn tell(app: &Arc<App>, server: Option<NameServer>, behind_gateways: Optio
         }
         tokio::select! {
             event = events.recv() => if matches!(event, Err(RecvError::Closed)) { return },
+            () = app.names_wanted_anew() => {}
             () = app.stopped() => return,
         }
         tokio::time::sleep(GATHER).await;

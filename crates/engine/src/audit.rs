@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// `process`, `link`, `disk`, `record`, `operation`, `host`.
+    /// `process`, `link`, `disk`, `record`, `operation`, `host`, `file`, `lock`, `name`.
     pub what: &'static str,
     /// A sandbox's name where it has a record, else its id.
     pub subject: String,

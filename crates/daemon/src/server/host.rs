@@ -73,13 +73,23 @@ pub async fn history(
 /// Compares what is on the host with the records, both ways
 #[utoipa::path(get, path = "/v1/audit", tag = "daemon", responses((status = 200, body = Audit), (status = "default", body = Fault)))]
 pub async fn audit(State(app): Shared) -> Result<axum::Json<Audit>, Refusal> {
-    let findings = app.work(|app| app.engine.audit().map_err(fault)).await?;
+    let findings = app.work(|app| {
+        let mut findings = app.engine.audit().map_err(fault)?;
+        findings.extend(crate::audit::look(app));
+        Ok::<_, Fault>(findings)
+    });
+    let findings = findings.await?;
     Ok(axum::Json(convert::audit(&findings, false)))
 }
 
 /// Mends what an audit finds
 #[utoipa::path(post, path = "/v1/audit/fix", tag = "daemon", responses((status = 200, body = Audit), (status = "default", body = Fault)))]
 pub async fn fix(State(app): Shared) -> Result<axum::Json<Audit>, Refusal> {
-    let findings = app.work(|app| app.engine.audit_fix().map_err(fault)).await?;
+    let findings = app.work(|app| {
+        let mut findings = app.engine.audit_fix().map_err(fault)?;
+        findings.extend(crate::audit::fix(app));
+        Ok::<_, Fault>(findings)
+    });
+    let findings = findings.await?;
     Ok(axum::Json(convert::audit(&findings, true)))
 }

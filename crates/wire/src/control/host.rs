@@ -135,7 +135,7 @@ pub struct Audit {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
-    /// `process`, `socket`, `disk`, `record`, `file`, `tap`, `rule`, …
+    /// `process`, `link`, `disk`, `record`, `operation`, `host`, `file`, `lock`, `name`.
     pub what: String,
     pub subject: String,
     /// One sentence: what is there and should not be, or is not there and should.
