@@ -19,6 +19,7 @@ mod path;
 mod tunnel;
 mod upgrade;
 
+pub use autostart::program as daemon_program;
 pub use body::Lines;
 pub use connect::Client;
 pub use error::ClientError;

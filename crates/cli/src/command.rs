@@ -2,6 +2,7 @@
 
 mod attach;
 pub mod audit;
+pub mod backup;
 pub mod complete;
 pub mod completion;
 pub mod copy;
@@ -74,11 +75,11 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Ps(args) => block_on(or_cancel(list::ps(c, args))),
         Command::Image(command) => block_on(or_cancel(image::run(c, command))),
         Command::Kernel(command) => block_on(or_cancel(kernel::run(c, command))),
-        Command::System(command) => block_on(or_cancel(system::run(c, command))),
         Command::Daemon(command) => block_on(or_cancel(daemon::run(c, command))),
         Command::Doctor(args) => block_on(or_cancel(doctor::run(c, args))),
         Command::History(args) => block_on(or_cancel(history::run(c, args))),
         Command::Events(args) => block_on(events::run(c, args)),
+        Command::System(command) => block_on(or_cancel(system::run(c, command))),
         Command::Audit(args) => block_on(or_cancel(audit::run(c, args))),
         Command::Version(args) => version::run(c, args),
         Command::Completion(args) => completion::run(args),

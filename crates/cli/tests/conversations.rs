@@ -83,5 +83,6 @@ conversations![
     mistakes_get_a_sentence_and_a_hint,
     plans_are_shown_and_not_carried_out,
     ports_come_and_go,
+    records_are_backed_up_damaged_and_restored,
     streams_signals_and_exit_codes,
 ];

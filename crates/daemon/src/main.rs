@@ -51,6 +51,12 @@ struct Arguments {
     /// Tell whether this version fits the store: exits with 0 (it does), 1 (migrations are pending) or 2 (too new).
     #[arg(long)]
     check_migrations: bool,
+    /// Bring the records of a backup back, then end. No daemon may run over them.
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
+    /// With `--restore`: put records that are whole aside as well.
+    #[arg(long, requires = "restore")]
+    replace: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +75,9 @@ fn run(arguments: &Arguments, ready: &mut Ready) -> anyhow::Result<ExitCode> {
         return check_migrations(options.layout.state());
     }
     options.layout.prepare()?;
+    if let Some(file) = &arguments.restore {
+        return Ok(restore(&options.layout, file, arguments.replace));
+    }
     daemon::logging::begin(&log_file(&options.layout), options.config.log_level.as_deref(), arguments.foreground)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -122,6 +131,22 @@ fn check_migrations(state: &Path) -> anyhow::Result<ExitCode> {
         Migrations::Pending(_) => ExitCode::from(1),
         Migrations::TooNew => ExitCode::from(2),
     })
+}
+
+/// One line either way: how many sandboxes there are now on stdout, or why nothing has changed on stderr.
+#[allow(clippy::print_stdout)]
+fn restore(layout: &Layout, file: &Path, replace: bool) -> ExitCode {
+    match daemon::backup::restore(layout, file, replace) {
+        Ok(vms) => {
+            println!("{vms}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let fault = error.fault();
+            complain(&serde_json::to_string(&fault).unwrap_or_else(|_| fault.message.clone()));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// A daemon that finds another one serving has nothing to do, and who started it has what it wanted.

@@ -91,6 +91,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/network/down", post(network::down))
         .route("/v1/history", get(host::history))
         .route("/v1/events", get(events::events))
+        .route("/v1/backup", post(host::back_up))
         .route("/v1/audit", get(host::audit))
         .route("/v1/audit/fix", post(host::fix))
         .route("/v1/images", get(images::images))

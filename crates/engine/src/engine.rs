@@ -146,6 +146,11 @@ impl Engine {
         self.store.operations(of, limit)
     }
 
+    /// Records and journal as they are now, in a new file.
+    pub fn back_up(&self, file: &Path) -> Result<()> {
+        self.store.copy_to(file)
+    }
+
     /// Tells the driver of this operation that nobody wants it any more; false when it is not under way.
     pub fn cancel(&self, operation: &OperationId) -> bool {
         let gates: Vec<_> = lock(&self.table).slots.values().map(|slot| slot.gate.clone()).collect();

@@ -48,6 +48,18 @@ pub fn check(folder: &Path) -> Result<Migrations> {
     }
 }
 
+/// Reads all of a store that nobody uses: how many sandboxes a whole one knows. Touches nothing.
+pub fn verify(folder: &Path) -> Result<usize> {
+    let store = Store::open_read_only(folder)?;
+    let told: String = store.read("cannot check the store", |connection| {
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+    })?;
+    match told.as_str() {
+        "ok" => Ok(store.sandboxes()?.len()),
+        told => Err(Error::new(Kind::HostUnfit, "the store is damaged").with_source(told.to_owned())),
+    }
+}
+
 fn open_read_only(folder: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(folder.join(FILE_NAME), flags)?;
@@ -99,6 +111,14 @@ impl Store {
                     .with_hint("run the newer version"))
             }
         }
+    }
+
+    /// The whole store as it is at one moment, in a new file of its own; writers go on meanwhile.
+    pub(crate) fn copy_to(&self, file: &Path) -> Result<()> {
+        let name = file.to_str().ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("cannot copy the store to {}: its name is not UTF-8", file.display()))
+        })?;
+        self.read("cannot copy the store", |connection| connection.execute("VACUUM INTO ?1", [name]).map(drop))
     }
 
     /// For tests and for worlds that end with the process; clones share it.

@@ -48,6 +48,20 @@ fn a_reader_beside_the_daemon_sees_and_never_writes() {
 }
 
 #[test]
+fn a_copy_of_the_store_is_whole_while_the_engine_goes_on() {
+    let (copies, folder, world) = (folder(), folder(), World::new(3));
+    let engine = Engine::open(folder.path(), world.host(), Settings::default()).expect("the engine opens");
+    let web = engine.create(spec("web"), Start::Now, &Unwatched).expect("it boots");
+    engine.back_up(&copies.path().join(store::FILE_NAME)).expect("it is copied");
+    assert!(engine.back_up(&copies.path().join(store::FILE_NAME)).is_err(), "nothing is overwritten");
+    engine.create(spec("later"), Start::Later, &Unwatched).expect("it is made");
+    assert_eq!(store::verify(copies.path()).expect("it is whole"), 1);
+    let copy = Engine::open(copies.path(), world.host(), Settings::default()).expect("the copy opens");
+    assert_eq!(copy.resolve("web").expect("it is known").id, web.id);
+    assert_eq!(copy.history(Some("web"), 9).expect("history").len(), 1);
+}
+
+#[test]
 fn an_old_database_comes_up_to_date() {
     let folder = folder();
     database(folder.path()).execute_batch(VERSION_1).expect("the fixture is SQL");

@@ -37,6 +37,7 @@
 //! | `GET /v1/history` | [`HistoryRequest`] as query | [`History`] |
 //! | `GET /v1/events` | – | stream of [`StateChange`] |
 //! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
+//! | `POST /v1/backup` | [`BackupRequest`] | [`Backup`] |
 //! | `GET /v1/images`, `GET /v1/kernels` | – | [`ImageList`], [`KernelList`] |
 //! | `POST /v1/images/{name}/pull` | [`ImagePull`] | stream, result [`ImageFacts`]; `{name}` may be a reference |
 //! | `POST /v1/kernels/{name}/pull` | – | stream, result [`KernelFacts`] |

@@ -461,6 +461,8 @@ fn what_was_done_keeps_its_golden_shape() {
         Finding { what: "tap".into(), subject: "bgr0".into(), detail: "no sandbox has it".into(), mended: true };
     check("audit", &Audit { findings: vec![finding], fixed: true });
     check("audit_empty", &Audit::default());
+    check_request("backup_request", &BackupRequest { path: "/srv/banger.tar".into(), replace: true });
+    check("backup", &Backup { path: "/srv/banger.tar".into(), vms: 3, size_bytes: 81_920 });
 }
 
 #[test]

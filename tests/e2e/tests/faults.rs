@@ -58,5 +58,16 @@ fn a_machine_that_never_comes_up_is_named_with_its_last_words() {
     let ran = world.banger(&["vm", "run", "--name", "x", "--image", "tiny", "--", "true"]);
     assert_eq!(ran.code, 125, "{ran:?}");
     assert!(ran.stderr.contains("banger-init"), "the console's last words are missing: {}", ran.stderr);
+    // The id in the error leads to the log and to the history.
+    let operation =
+        ran.stderr.lines().find_map(|line| line.trim().strip_prefix("operation:")).unwrap_or_default().trim();
+    assert_eq!(operation.len(), 16, "the error names its operation: {}", ran.stderr);
+    let log = std::fs::read_to_string(world.state().join("bangerd.log")).expect("there is a log");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(operation)).collect();
+    assert!(
+        lines.len() >= 2 && lines.iter().any(|line| line.contains("did not") || line.contains("ended")),
+        "{lines:#?}"
+    );
+    assert!(world.banger(&["history", "--json"]).ok().stdout.contains(operation));
     world.assert_audit_is_empty();
 }

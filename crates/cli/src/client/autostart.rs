@@ -33,7 +33,7 @@ pub fn start() -> Result<(), ClientError> {
 }
 
 /// `$BANGER_BANGERD`, else the one beside us, else whatever `PATH` holds.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let chosen = std::env::var_os("BANGER_BANGERD").filter(|path: &OsString| !path.is_empty());
     if let Some(chosen) = chosen {
         return chosen.into();

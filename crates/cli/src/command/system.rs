@@ -1,5 +1,6 @@
 //! `banger system …`: what banger keeps on this host beside its sandboxes.
 
+use super::backup::{self, BackupArgs, RestoreArgs};
 use super::{Context, df};
 use crate::client::Path;
 use crate::failure::Outcome;
@@ -14,6 +15,8 @@ pub enum SystemCommand {
     /// Show, make or unmake the network that sandboxes share on this host
     #[command(subcommand, arg_required_else_help = true)]
     Network(NetworkCommand),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,6 +50,8 @@ pub async fn run(context: &Context, command: SystemCommand) -> Outcome {
     let command = match command {
         SystemCommand::Df(args) => return df::run(context, args).await,
         SystemCommand::Network(command) => command,
+        SystemCommand::Backup(args) => return backup::backup(context, args).await,
+        SystemCommand::Restore(args) => return backup::restore(context, &args),
     };
     match command {
         NetworkCommand::Status => show(context, &context.client.get(Path::new("/v1/network")).await?),

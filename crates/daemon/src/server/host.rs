@@ -2,14 +2,14 @@
 
 use super::convert;
 use super::fault::{Refusal, fault};
-use super::input::Query;
+use super::input::{Json, Query};
 use crate::app::App;
 use axum::extract::State;
 use axum::http::StatusCode;
 use model::State as Life;
 use std::sync::Arc;
 use wire::Fault;
-use wire::control::{Audit, DaemonStatus, Doctor, History, HistoryRequest};
+use wire::control::{Audit, Backup, BackupRequest, DaemonStatus, Doctor, History, HistoryRequest};
 
 type Shared = State<Arc<App>>;
 
@@ -92,4 +92,12 @@ pub async fn fix(State(app): Shared) -> Result<axum::Json<Audit>, Refusal> {
     });
     let findings = findings.await?;
     Ok(axum::Json(convert::audit(&findings, true)))
+}
+
+/// Writes records, journal and keys into one file
+#[utoipa::path(post, path = "/v1/backup", tag = "daemon", request_body = BackupRequest,
+    responses((status = 200, body = Backup), (status = "default", body = Fault)))]
+pub async fn back_up(State(app): Shared, Json(request): Json<BackupRequest>) -> Result<axum::Json<Backup>, Refusal> {
+    let written = app.work(move |app| crate::backup::write(app, &request).map_err(|error| error.fault())).await?;
+    Ok(axum::Json(written))
 }

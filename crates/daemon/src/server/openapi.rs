@@ -14,7 +14,7 @@ use utoipa::OpenApi;
     ),
     paths(
         super::host::daemon_status, super::host::stop_daemon, super::host::doctor, super::host::history,
-        super::host::audit, super::host::fix, super::events::events, super::metrics::metrics,
+        super::host::audit, super::host::back_up, super::host::fix, super::events::events, super::metrics::metrics,
         super::sandboxes::list, super::sandboxes::create, super::sandboxes::show, super::sandboxes::set,
         super::sandboxes::delete, super::sandboxes::start, super::sandboxes::stop, super::sandboxes::kill,
         super::sandboxes::restart, super::sandboxes::reset, super::sandboxes::pause, super::sandboxes::resume,

@@ -36,7 +36,10 @@ where
         let watch = Arc::new(Reporter { sender: sender.clone(), app: app.clone(), vm });
         let last = match app.work(move |app| work(app, watch.as_ref())).await {
             Ok(value) => Event::Result { value },
-            Err(fault) => Event::Fault { fault },
+            Err(fault) => {
+                tracing::warn!(operation = fault.operation, "failed: {fault}");
+                Event::Fault { fault }
+            }
         };
         let _ = sender.send_timeout(line(&last), RESULT_WITHIN).await;
     });

@@ -22,6 +22,23 @@ pub struct DaemonStatus {
     pub memory_bytes: u64,
 }
 
+/// Records, journal and keys into one file; disks and images stay where they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct BackupRequest {
+    /// Absolute.
+    pub path: String,
+    /// A file that is there already goes; else it is refused.
+    pub replace: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Backup {
+    pub path: String,
+    pub vms: u32,
+    pub size_bytes: u64,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Doctor {
     pub checks: Vec<Check>,
