@@ -100,7 +100,7 @@ fn a_full_disk_refuses_with_a_hint_and_loses_no_record() {
     fill(&filler);
     let refused = create_until_refused(&world);
     assert!(refused.stderr.contains("hint:") && refused.stderr.contains("space"), "{refused:?}");
-    let listed = world.banger(&["vm", "list", "--all", "--quiet"]).ok().stdout;
+    let listed = world.banger(&["vm", "list", "--quiet"]).ok().stdout;
     assert!(listed.lines().any(|line| line == "web") && listed.lines().any(|line| line == "db"), "{listed}");
     world.banger(&["vm", "stop", "web"]).ok();
     assert_eq!(world.state_of("web"), "stopped", "a full disk keeps no machine alive");
@@ -108,7 +108,7 @@ fn a_full_disk_refuses_with_a_hint_and_loses_no_record() {
     world.banger(&["vm", "create", "--name", "roomy"]).ok();
     world.banger(&["daemon", "stop"]).ok();
     await_daemon(&world);
-    let after = world.banger(&["vm", "list", "--all", "--quiet"]).ok().stdout;
+    let after = world.banger(&["vm", "list", "--quiet"]).ok().stdout;
     assert_eq!(after.lines().count(), listed.lines().count() + 1, "{listed} became {after}");
     world.assert_audit_is_empty();
     world.banger(&["daemon", "stop"]).ok();

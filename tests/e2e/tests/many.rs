@@ -32,7 +32,7 @@ fn listing_beside<T>(world: &World, work: impl FnOnce() -> T) -> (T, Vec<Duratio
             let mut took = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                world.banger(&["vm", "list", "--all", "--quiet"]).ok();
+                world.banger(&["vm", "list", "--quiet"]).ok();
                 took.push(began.elapsed());
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -69,7 +69,7 @@ fn twenty_at_once_are_made_and_deleted_while_others_look() {
     let (created, mut took) = listing_beside(&world, || at_once(&world, create));
     assert!(created.iter().all(|ran| ran.code == 0), "{created:?}");
     tell("creates", &mut took);
-    assert_eq!(world.banger(&["vm", "list", "--all", "--quiet"]).ok().stdout.lines().count(), MANY);
+    assert_eq!(world.banger(&["vm", "list", "--quiet"]).ok().stdout.lines().count(), MANY);
     assert_eq!(world.banger(&["ps", "--quiet"]).ok().stdout.lines().count(), BOOTING);
     // Had a lock been held over a boot, which takes seconds, every look would have waited for it.
     assert!(
@@ -82,6 +82,6 @@ fn twenty_at_once_are_made_and_deleted_while_others_look() {
     let (deleted, mut took) = listing_beside(&world, || at_once(&world, delete));
     assert!(deleted.iter().all(|ran| ran.code == 0), "{deleted:?}");
     tell("deletes", &mut took);
-    assert_eq!(world.banger(&["vm", "list", "--all", "--quiet"]).ok().stdout, "");
+    assert_eq!(world.banger(&["vm", "list", "--quiet"]).ok().stdout, "");
     world.assert_audit_is_empty();
 }

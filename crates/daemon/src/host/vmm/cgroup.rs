@@ -186,7 +186,7 @@ mod tests {
         groups.place(&id, &[child.id()], limits());
         groups.place(&id, &[child.id()], limits());
         assert!(cgroup_of(child.id()).contains(&format!("banger-{}", groups.tag)), "{}", cgroup_of(child.id()));
-        assert_eq!(groups.list(), [id.clone()]);
+        assert_eq!(groups.list(), std::slice::from_ref(&id));
         assert_eq!(Groups::find(Path::new("/another/state")).list(), [], "another installation sees its own");
         child.kill().unwrap();
         child.wait().unwrap();
