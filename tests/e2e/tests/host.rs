@@ -110,7 +110,6 @@ fn a_full_disk_refuses_with_a_hint_and_loses_no_record() {
     await_daemon(&world);
     let after = world.banger(&["vm", "list", "--quiet"]).ok().stdout;
     assert_eq!(after.lines().count(), listed.lines().count() + 1, "{listed} became {after}");
-    world.assert_audit_is_empty();
     world.banger(&["daemon", "stop"]).ok();
     child.wait().expect("it ends");
 }

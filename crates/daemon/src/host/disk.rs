@@ -11,7 +11,7 @@ mod seed;
 pub use clone::clone_sparse as copy_sparse;
 
 use self::ext4::Label;
-use super::vmm::lock_disks;
+use super::vmm::hold_disks;
 use crate::layout::Layout;
 use engine::host::disk::{Disk, DiskFacts, Disks};
 use engine::host::{HostError, HostErrorKind, Result};
@@ -86,7 +86,7 @@ impl HostDisk {
         let folder = self.layout.vm(&wanted.id);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|error| seam_error(attempt(), error.into()))?;
-        let _lock = lock_disks(&self.layout, &wanted.id)?;
+        let _lock = hold_disks(&self.layout, &wanted.id)?;
         let make_root = |path: &Path| self.make_empty(path, wanted.root_size, Label::Root, &wanted.id);
         let make_work = |path: &Path| self.make_work(path, wanted);
         let change = ensure_one(&root, wanted.root_size, make_root)
@@ -128,7 +128,7 @@ impl Disk for HostDisk {
         let fresh = !self.layout.vm(&wanted.id).exists();
         self.ensure(wanted).inspect_err(|_| {
             // Nothing half-made: of a sandbox that had no disks none are left.
-            if fresh && lock_disks(&self.layout, &wanted.id).is_ok() {
+            if fresh && hold_disks(&self.layout, &wanted.id).is_ok() {
                 drop(fs::remove_dir_all(self.layout.vm(&wanted.id)));
             }
         })
@@ -162,7 +162,7 @@ impl Disk for HostDisk {
         if !root.exists() {
             return Err(HostError::new(HostErrorKind::NotFound, attempt()).with_source("it has none"));
         }
-        let _lock = lock_disks(&self.layout, &wanted.id)?;
+        let _lock = hold_disks(&self.layout, &wanted.id)?;
         let make = |path: &Path| self.make_empty(path, wanted.root_size, Label::Root, &wanted.id);
         let made = make_whole(&partial(&root), &root, make);
         made.map(|()| Change::Changed).map_err(|error| seam_error(attempt(), error))
@@ -172,7 +172,7 @@ impl Disk for HostDisk {
         if !self.layout.vm(id).exists() {
             return Ok(Change::Unchanged);
         }
-        let _lock = lock_disks(&self.layout, id)?;
+        let _lock = hold_disks(&self.layout, id)?;
         let removed = fs::remove_dir_all(self.layout.vm(id));
         removed
             .map(|()| Change::Changed)

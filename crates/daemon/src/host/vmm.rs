@@ -492,7 +492,7 @@ fn start_qemu(start: &Start<'_>, findings: &Findings) -> std::result::Result<Sta
 }
 
 /// The lock of a sandbox's disks, held until the answer is dropped by everybody who inherited it.
-pub(in crate::host) fn lock_disks(layout: &Layout, id: &SandboxId) -> Result<File> {
+fn lock_disks(layout: &Layout, id: &SandboxId) -> Result<File> {
     let attempt = || format!("cannot lock the disks of {id}");
     let path = layout.disk_lock(id);
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
@@ -503,6 +503,27 @@ pub(in crate::host) fn lock_disks(layout: &Layout, id: &SandboxId) -> Result<Fil
             Err(HostError::new(HostErrorKind::Busy, attempt()).with_source("a VMM has them open"))
         }
         Err(fs::TryLockError::Error(source)) => Err(broken(attempt(), source)),
+    }
+}
+
+/// The same lock in our own hands. It is let go by word: a program that is just being started beside us has a copy of every
+/// descriptor until it runs (fork(2)), and would hold the lock for as long.
+pub(in crate::host) struct HeldDisks(File);
+
+pub(in crate::host) fn hold_disks(layout: &Layout, id: &SandboxId) -> Result<HeldDisks> {
+    lock_disks(layout, id).map(HeldDisks)
+}
+
+#[cfg(test)]
+impl HeldDisks {
+    pub(in crate::host) fn copy(&self) -> File {
+        self.0.try_clone().expect("a descriptor can be copied")
+    }
+}
+
+impl Drop for HeldDisks {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
     }
 }
 

@@ -141,7 +141,7 @@ fn a_disk_in_use_gets_room_and_its_guest_does_the_rest() {
     let world = world();
     assert_eq!(world.disk.extend(&disks(64, 64)).unwrap_err().kind, HostErrorKind::NotFound);
     let _changed = world.disk.ensure_disks(&disks(64, 64)).unwrap();
-    let _lock = lock_disks(&world.layout, &world.id()).unwrap();
+    let _lock = hold_disks(&world.layout, &world.id()).unwrap();
     assert_eq!(world.disk.extend(&disks(64, 256)).unwrap(), Change::Changed);
     assert_eq!(world.disk.extend(&disks(64, 256)).unwrap(), Change::Unchanged);
     assert_eq!(world.disk.extend(&disks(64, 128)).unwrap(), Change::Unchanged);
@@ -182,7 +182,7 @@ fn a_reset_renews_the_root_and_keeps_the_work() {
 fn disks_in_use_are_left_alone() {
     let world = world();
     let _changed = world.disk.ensure_disks(&disks(64, 64)).unwrap();
-    let lock = lock_disks(&world.layout, &world.id()).unwrap();
+    let lock = hold_disks(&world.layout, &world.id()).unwrap();
     assert_eq!(world.disk.ensure_disks(&disks(64, 64)).unwrap(), Change::Unchanged);
     assert_eq!(world.disk.ensure_disks(&disks(128, 64)).unwrap_err().kind, HostErrorKind::Busy);
     assert_eq!(world.disk.renew_root(&disks(64, 64)).unwrap_err().kind, HostErrorKind::Busy);
@@ -256,4 +256,17 @@ fn the_cost_of_a_disk_does_not_follow_its_size() {
             assert!(allocated < ByteSize::from_mib(8), "{gib} GiB take {allocated}");
         }
     }
+}
+
+/// What a program that is being started beside us copies is a descriptor, not the lock.
+#[test]
+fn a_lock_that_was_let_go_is_free_though_a_copy_is_left() {
+    let world = world();
+    let _changed = world.disk.ensure_disks(&disks(64, 64)).unwrap();
+    let held = hold_disks(&world.layout, &world.id()).unwrap();
+    let copy = held.copy();
+    assert!(hold_disks(&world.layout, &world.id()).is_err());
+    drop(held);
+    assert!(hold_disks(&world.layout, &world.id()).is_ok());
+    drop(copy);
 }
