@@ -32,6 +32,7 @@ mod service;
 mod sftp;
 mod stream;
 mod text;
+mod work;
 mod workspace;
 
 use std::process::ExitCode;

@@ -7,7 +7,7 @@ use crate::http::{self, Answer, Body, Request};
 use crate::machine::{self, InitKind};
 use crate::service::place::{self, Place};
 use crate::{
-    clock, console, drives, exec, files, health, identity, listen, metrics, ports, service, stream, workspace,
+    clock, console, drives, exec, files, health, identity, listen, metrics, ports, service, stream, work, workspace,
 };
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -211,6 +211,9 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
         (&Method::PUT, "/files") => files::unpack(request).await,
         (&Method::PUT, "/workspace") => workspace::put(request).await,
         (&Method::GET, "/workspace") => workspace::state(&request).await,
+        (&Method::POST, "/work/scan") => work::scan(request).await,
+        (&Method::POST, "/work/read") => work::read(request).await,
+        (&Method::POST, "/work/watch") => work::watch(request).await,
         (&Method::POST, "/clock") => {
             server.check_owner()?;
             clock::set(&http::read_json(request).await?)

@@ -22,6 +22,7 @@
 //! | `PUT /workspace?path=P` | body is a tar archive that becomes the folder `P`, see below → [`Placed`] |
 //! | `GET /workspace?path=P` | [`WorkspaceState`] |
 //! | `POST /drives` | [`Drives`] → 204; the file systems take all of drives that have grown |
+//! | `POST /work/scan`, `/work/read`, `/work/watch` | what was done below a folder, see [`work`] |
 //! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
 //!
 //! A failure is a [`crate::Fault`] as JSON with the fault's HTTP status. Values in a query are percent-encoded.
@@ -67,6 +68,8 @@
 mod workspace;
 
 pub use workspace::*;
+
+pub mod work;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ mod exec;
 mod files;
 mod service;
 mod stream;
+mod work;
 
 use client::Agent;
 use wire::Fault;
