@@ -58,6 +58,8 @@ pub struct App {
     pub ports: Option<Arc<crate::publish::Ports>>,
     /// Somebody changed which ports shall be published by themselves.
     pub ports_changed: Notify,
+    /// What is known of the work in guests.
+    pub homes: crate::homecoming::Homes,
     /// Where the name server answers, once it does.
     pub dns: OnceLock<SocketAddr>,
     /// Of whom the name server tells; a new word makes it told anew.
@@ -105,6 +107,7 @@ impl App {
             guest_names,
             long_work: Semaphore::new(MAX_LONG_WORK),
             workspaces: crate::workspace::locks::Locks::default(),
+            homes: crate::homecoming::Homes::default(),
             dns: OnceLock::new(),
             names: Mutex::default(),
             tell_anew: Notify::new(),

@@ -155,6 +155,10 @@ impl Layout {
     pub fn work_disk(&self, id: &SandboxId) -> PathBuf {
         self.vm(id).join("work.ext4")
     }
+    /// Quarantines and memories of its workspaces; they go with the sandbox.
+    pub fn work_home(&self, id: &SandboxId) -> PathBuf {
+        self.vm(id).join("home")
+    }
     /// What the guest wrote to its serial line.
     pub fn console_log(&self, id: &SandboxId) -> PathBuf {
         self.vm(id).join("console.log")

@@ -20,6 +20,8 @@ pub mod exec;
 mod golden;
 pub mod guest;
 pub mod guest_channel;
+pub mod home;
+pub mod homecoming;
 pub mod host;
 pub mod instance;
 pub mod layout;

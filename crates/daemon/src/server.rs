@@ -25,6 +25,7 @@ mod sandboxes;
 mod service;
 mod stream;
 mod upkeep;
+mod work;
 mod workspaces;
 
 use crate::app::App;
@@ -79,6 +80,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/vms/{ref}/files/facts", get(files::facts))
         .route("/v1/vms/{ref}/service", get(service::service))
         .route("/v1/vms/{ref}/logs", get(logs::logs))
+        .route("/v1/vms/{ref}/work", get(work::view))
+        .route("/v1/vms/{ref}/work/look", post(work::look))
+        .route("/v1/vms/{ref}/work/pull", post(work::pull))
         .route("/v1/vms/{ref}/exec", get(crate::exec::exec))
         .route("/v1/vms/{ref}/stream", get(crate::tunnel::stream))
         .route("/v1/vms/{ref}/ssh", get(crate::ssh::door::ssh))

@@ -5,6 +5,7 @@
 //! sandbox after the pidfd was opened: then the descriptor means that very process.
 
 use crate::app::{App, HostKind};
+use crate::homecoming::{Turn, Work, settle};
 use engine::Errand;
 use engine::host::Unwatched;
 use model::{SandboxId, State};
@@ -78,13 +79,26 @@ fn run_errand(app: &Arc<App>, errand: Errand, under_way: &Arc<Mutex<HashSet<Sand
     tokio::spawn(async move {
         let id = errand.id().clone();
         tracing::info!(?errand, "begins by itself");
-        let done =
-            app.work(move |app| app.engine.run_errand(&errand, &Unwatched).map(drop).map_err(crate::server::fault));
+        let done = app.work(move |app| {
+            let _turns = keep_work(app, &errand)?;
+            app.engine.run_errand(&errand, &Unwatched).map(drop).map_err(crate::server::fault)
+        });
         if let Err(fault) = done.await {
             tracing::warn!(vm = %id, operation = fault.operation, causes = ?fault.causes, "{fault}");
         }
         lock(&under_way, &id, false);
     });
+}
+
+/// An ephemeral sandbox that ended by itself is not removed while work in it is not on the host. A removal that was begun
+/// before is finished: it was settled then.
+fn keep_work(app: &App, errand: &Errand) -> Result<Vec<Turn>, Fault> {
+    let is_off =
+        |id: &SandboxId| app.engine.get(id).is_ok_and(|record| matches!(record.state, State::Stopped | State::Failed));
+    match errand {
+        Errand::Delete(id) if is_off(id) => settle(app, id, Work::Keep, &Unwatched),
+        _ => Ok(Vec::new()),
+    }
 }
 
 async fn watch_vmms(app: &Arc<App>) {

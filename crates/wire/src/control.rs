@@ -34,6 +34,9 @@
 //! | `GET /v1/network` | – | [`NetworkStatus`] |
 //! | `POST /v1/network/up` | [`NetworkUpRequest`] | [`NetworkStatus`] |
 //! | `POST /v1/network/down` | [`NetworkDownRequest`] | [`NetworkDownAnswer`] |
+//! | `GET /v1/vms/{ref}/work` | [`WorkRequest`] as query | the view's bytes |
+//! | `POST /v1/vms/{ref}/work/look` | [`WorkRequest`] | stream, result [`WorkFacts`], after a fresh look |
+//! | `POST /v1/vms/{ref}/work/pull` | [`PullRequest`] | stream, result [`Pulled`] |
 //! | `GET /v1/history` | [`HistoryRequest`] as query | [`History`] |
 //! | `GET /v1/events` | – | stream of [`StateChange`] |
 //! | `GET /v1/audit`, `POST /v1/audit/fix` | – | [`Audit`] |
@@ -73,6 +76,7 @@ mod network;
 mod sandbox;
 mod service;
 mod upkeep;
+mod work;
 mod workspace;
 
 pub use artifact::*;
@@ -82,6 +86,7 @@ pub use network::*;
 pub use sandbox::*;
 pub use service::*;
 pub use upkeep::*;
+pub use work::*;
 pub use workspace::*;
 
 use crate::Fault;

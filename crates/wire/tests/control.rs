@@ -152,7 +152,7 @@ fn requests_keep_their_golden_shape() {
     check_request("start_request", &StartRequest { dry_run: true });
     check_request("stop_request", &StopRequest { grace_ms: Some(10_000), dry_run: false });
     check_request("kill_request", &KillRequest { signal: word("TERM") });
-    check_request("delete_request", &DeleteRequest { force: true, dry_run: false });
+    check_request("delete_request", &DeleteRequest { force: true, discard: false, dry_run: false });
     check_request(
         "logs_request",
         &LogsRequest {
@@ -529,6 +529,7 @@ fn workspaces_keep_their_golden_shape() {
         mode: word("shallow"),
         readonly: true,
         prepared_at_ns: Some(AT_NS),
+        work: None,
     };
     let notes = words(&["`fifo` stays here: it is neither a file nor a symbolic link"]);
     check("prepared", &Prepared { vm_name: "web".into(), workspace, files: 2, bytes: 4711, notes });

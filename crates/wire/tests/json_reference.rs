@@ -29,6 +29,9 @@ exit status tells of it, too.
 | `vm set`, `vm rename` | the same with SetAnswer |
 | `vm ping` | the same with `{\"latency_us\"}` |
 | `image delete`, `kernel delete` | the same with `{\"deleted\"}` |
+| `vm workspace status` | WorkFacts |
+| `vm workspace pull` | Pulled |
+| `vm workspace export --output` | `{\"file\", \"bytes\"}` |
 | `vm health` | SandboxHealth |
 | `vm stats` | array of Stats; with `--watch` one Stats a line |
 | `vm ports` | array of PortRow |
@@ -70,6 +73,8 @@ fn page() -> String {
     collect::<OperationFacts>(&mut types);
     collect::<StateChange>(&mut types);
     collect::<Audit>(&mut types);
+    collect::<WorkFacts>(&mut types);
+    collect::<Pulled>(&mut types);
     collect::<Fault>(&mut types);
     let mut page = HEAD.to_owned();
     for (name, schema) in &types {

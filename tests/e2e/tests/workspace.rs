@@ -63,11 +63,16 @@ impl Repository {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Every file with its permissions and content, `.git` included: the whole repository, byte for byte.
+    /// Every file with its permissions and content, `.git` included: the whole repository, byte for byte, but for what
+    /// comes home from guests.
     fn hash(&self) -> String {
-        let hash = "find . -type f -printf '%m %p\\0' | sort -z; find . -type l -printf '%p %l\\0' | sort -z; \
-                    find . -type f -print0 | sort -z | xargs -0 sha256sum";
-        shell(&self.top(), hash)
+        let ours =
+            "\\( -path ./.git/objects -o -path ./.git/refs/banger -o -path ./.git/logs/refs/banger \\) -prune -o";
+        let hash = format!(
+            "find . {ours} -type f -printf '%m %p\\0' | sort -z; find . {ours} -type l -printf '%p %l\\0' | sort -z; \
+             find . {ours} -type f -print0 | sort -z | xargs -0 sha256sum"
+        );
+        shell(&self.top(), &hash)
     }
 }
 

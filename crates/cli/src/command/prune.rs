@@ -16,20 +16,27 @@ pub struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
+    /// Give up work in their workspaces that is not on this host
+    #[arg(long)]
+    pub discard: bool,
 }
 
 pub async fn run(context: &Context, args: PruneArgs) -> Outcome {
     let off: Vec<Sandbox> = fleet::all(context).await?.into_iter().filter(is_off).collect();
     let names: Vec<String> = off.iter().map(|vm| vm.name.clone()).collect();
     if args.force {
-        return delete::deed(false, false).for_each(context, names, |vm| format!("{}: deleted", vm.name)).await;
+        return delete::deed(false, args.discard, false)
+            .for_each(context, names, |vm| format!("{}: deleted", vm.name))
+            .await;
     }
     show(context, &off)?;
     if off.is_empty() {
         return Ok(());
     }
     if render::confirm(&format!("Delete {} with what lies on their disks?", count(off.len()))) {
-        return delete::deed(false, false).for_each(context, names, |vm| format!("{}: deleted", vm.name)).await;
+        return delete::deed(false, args.discard, false)
+            .for_each(context, names, |vm| format!("{}: deleted", vm.name))
+            .await;
     }
     render::note("Nothing was deleted; `banger vm prune --force` deletes them.");
     Ok(())

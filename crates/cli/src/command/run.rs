@@ -288,6 +288,10 @@ async fn remove(context: &Context, id: &str, name: &str, mut warned: bool) -> Ou
 }
 
 fn remains(name: &str, failure: Failure) -> Failure {
+    // What the daemon will not do on purpose has its own way out.
+    if matches!(&failure, Failure::Fault(fault) if fault.kind == FaultKind::Refused && fault.hint.is_some()) {
+        return failure;
+    }
     failure.with_hint(format!("`banger vm delete --force {name}` removes what is left of it"))
 }
 

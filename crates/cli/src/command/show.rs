@@ -3,7 +3,7 @@
 use super::{Context, complete};
 use crate::client::Path;
 use crate::failure::Outcome;
-use crate::render::table::{facts, size};
+use crate::render::table::{facts, size, workspace};
 use crate::render::{self, json, time};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
@@ -35,7 +35,7 @@ pub async fn run(context: &Context, args: ShowArgs) -> Outcome {
 fn everything(vm: &Sandbox) -> String {
     let labels: Vec<String> = vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let workspaces: Vec<String> =
-        vm.workspaces.iter().map(|work| format!("{} from {}", work.guest_path, work.host_path)).collect();
+        vm.workspaces.iter().map(|work| format!("{} from {}", workspace(work), work.host_path)).collect();
     facts(&[
         ("name", Some(vm.name.clone())),
         ("id", Some(vm.id.clone())),
@@ -54,7 +54,7 @@ fn everything(vm: &Sandbox) -> String {
         ("addresses", Some(vm.addresses.join(" "))),
         ("ports", Some(vm.ports.join(" "))),
         ("labels", Some(labels.join(" "))),
-        ("workspaces", Some(workspaces.join(" "))),
+        ("workspaces", Some(workspaces.join("; "))),
         ("service", Some(vm.service.join(" "))),
         ("restart", Some(vm.restart.clone())),
         ("stop when idle", vm.stop_when_idle_s.map(|idle| format!("after {}", time::span_s(idle)))),

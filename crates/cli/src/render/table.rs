@@ -4,7 +4,7 @@ use super::time;
 use crate::failure::Outcome;
 use comfy_table::{Table, presets};
 use model::ByteSize;
-use wire::control::{DiskUse, ImageFacts, KernelFacts, PortRow, Sandbox, Stats};
+use wire::control::{DiskUse, ImageFacts, KernelFacts, PortRow, Sandbox, Stats, WorkspaceFacts};
 
 /// Rows below headers; a table without rows shows its headers only.
 pub fn show(headers: &[&str], rows: Vec<Vec<String>>) -> Outcome {
@@ -24,8 +24,10 @@ fn text(headers: &[&str], rows: Vec<Vec<String>>) -> String {
 }
 
 pub fn sandboxes(vms: &[Sandbox]) -> Outcome {
+    // A column for what few have shows only where somebody has it.
+    let with_work = vms.iter().any(|vm| !vm.workspaces.is_empty());
     let row = |vm: &Sandbox| {
-        vec![
+        let mut row = vec![
             vm.name.clone(),
             vm.id.chars().take(8).collect(),
             vm.state.clone(),
@@ -34,9 +36,24 @@ pub fn sandboxes(vms: &[Sandbox]) -> Outcome {
             size(vm.memory_bytes),
             vm.started_at_ns.filter(|_| vm.state == "running").map_or("-".into(), time::since),
             dash(vm.ports.join(" ")),
-        ]
+        ];
+        if with_work {
+            row.push(dash(vm.workspaces.iter().map(workspace).collect::<Vec<_>>().join("; ")));
+        }
+        row
     };
-    show(&["NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "UP", "PORTS"], vms.iter().map(row).collect())
+    let mut headers = vec!["NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "UP", "PORTS"];
+    headers.extend(with_work.then_some("WORKSPACE"));
+    show(&headers, vms.iter().map(row).collect())
+}
+
+/// Where it lies, and what the guest did there.
+pub fn workspace(workspace: &WorkspaceFacts) -> String {
+    let moved = workspace.work.as_ref().and_then(crate::command::workspace::moved);
+    match moved {
+        Some(moved) => format!("{} {moved}", workspace.guest_path),
+        None => workspace.guest_path.clone(),
+    }
 }
 
 pub fn images(images: &[ImageFacts]) -> Outcome {

@@ -4,7 +4,7 @@
 //! can, else only what is not a hole; *work* from the image's work-seed, which is grown to each size once ([`seed`]). A
 //! disk is made beside its place and renamed into it, so a name always stands for a whole disk. Whoever changes a disk holds its lock, as a running VMM does.
 
-mod clone;
+pub(crate) mod clone;
 mod ext4;
 mod seed;
 

@@ -211,6 +211,7 @@ pub fn workspace(workspace: &model::workspace::Workspace) -> wire_control::Works
         mode: (workspace.prepared_at > 0).then(|| workspace.mode.word().to_owned()),
         readonly: workspace.readonly,
         prepared_at_ns: (workspace.prepared_at > 0).then_some(workspace.prepared_at),
+        work: None,
     }
 }
 

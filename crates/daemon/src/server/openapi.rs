@@ -28,6 +28,7 @@ use utoipa::OpenApi;
         super::library::kernels, super::kernels::kernel, super::kernels::build_kernel, super::library::pull_kernel, super::library::import_kernel, super::library::remove_kernel,
         super::network::show, super::network::change, super::network::log,
         super::network::status, super::network::up, super::network::down,
+        super::work::view, super::work::look, super::work::pull,
         document,
     ),
     tags(

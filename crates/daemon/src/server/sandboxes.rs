@@ -5,6 +5,7 @@ use super::fault::{Refusal, fault};
 use super::input::{Json, Named, Query};
 use super::stream::respond;
 use crate::app::App;
+use crate::homecoming::{Work, settle, settle_root};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use engine::Sandbox;
@@ -25,7 +26,12 @@ type Shared = State<Arc<App>>;
 /// Lists all sandboxes, oldest first
 #[utoipa::path(get, path = "/v1/vms", tag = "vms", responses((status = 200, body = SandboxList)))]
 pub async fn list(State(app): Shared) -> axum::Json<SandboxList> {
-    axum::Json(SandboxList { vms: app.engine.list().iter().map(|record| convert::sandbox(record)).collect() })
+    let shown = |record: &Arc<Sandbox>| {
+        let mut shown = convert::sandbox(record);
+        app.homes.annotate(&mut shown);
+        shown
+    };
+    axum::Json(SandboxList { vms: app.engine.list().iter().map(shown).collect() })
 }
 
 /// Shows one sandbox
@@ -34,6 +40,7 @@ pub async fn list(State(app): Shared) -> axum::Json<SandboxList> {
 pub async fn show(State(app): Shared, reference: Named) -> Result<axum::Json<api::Sandbox>, Refusal> {
     let record = app.engine.resolve(&reference.0)?;
     let mut shown = convert::sandbox(&record);
+    app.homes.annotate(&mut shown);
     if record.state.may_have_vmm() {
         shown.vmm_pid = app.ask(move |app| Ok(vmm_pid(app, &record.id))).await?;
     }
@@ -96,8 +103,16 @@ pub async fn reset(
     reference: Named,
     Json(request): Json<StartRequest>,
 ) -> Result<Response, Refusal> {
-    let plan = request.dry_run.then_some(|app: &App, id: &SandboxId| app.engine.plan_reset(id));
-    verb(app, reference, plan, |app, id, watch| app.engine.reset(id, watch)).await
+    if request.dry_run {
+        let plan = Some(|app: &App, id: &SandboxId| app.engine.plan_reset(id));
+        return verb(app, reference, plan, |app, id, watch| app.engine.reset(id, watch)).await;
+    }
+    let record = app.engine.resolve(&reference.0)?;
+    let name = record.name().to_string();
+    Ok(respond(app, Some(name), move |app, watch| {
+        let _turns = settle_root(app, &record.id, watch)?;
+        one(app.engine.reset(&record.id, watch))
+    }))
 }
 
 /// Asks the guest to sync, stop its services and power off; ends the machine after the grace
@@ -140,8 +155,17 @@ pub async fn delete(
     Query(request): Query<DeleteRequest>,
 ) -> Result<Response, Refusal> {
     let force = request.force;
-    let plan = request.dry_run.then_some(|app: &App, id: &SandboxId| app.engine.plan_delete(id));
-    verb(app, reference, plan, move |app, id, watch| app.engine.delete(id, force, watch)).await
+    let work = if request.discard { Work::Discard } else { Work::Keep };
+    if request.dry_run {
+        let plan = Some(|app: &App, id: &SandboxId| app.engine.plan_delete(id));
+        return verb(app, reference, plan, move |app, id, watch| app.engine.delete(id, force, watch)).await;
+    }
+    let record = app.engine.resolve(&reference.0)?;
+    let name = record.name().to_string();
+    Ok(respond(app, Some(name), move |app, watch| {
+        let _turns = settle(app, &record.id, work, watch)?;
+        one(app.engine.delete(&record.id, force, watch))
+    }))
 }
 
 /// Changes what a sandbox shall be; says what is in force now and what waits for the next start

@@ -53,6 +53,7 @@ pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &
     };
     let workspace = preparation.record(app.host.clock.now());
     app.engine.record_workspace(&sandbox.id, workspace.clone()).map_err(crate::server::fault)?;
+    app.homes.nudge();
     tracing::info!(vm = %name, path, files = shipped.files, bytes = shipped.bytes, "shipped a workspace");
     Ok(Delivered { workspace, shipped, placed })
 }

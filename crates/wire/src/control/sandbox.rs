@@ -81,6 +81,9 @@ pub struct WorkspaceFacts {
     pub readonly: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepared_at_ns: Option<u64>,
+    /// What the guest did there, as of the last look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<super::WorkFacts>,
 }
 
 /// One span of a launch, in order of start; `depth` makes the tree.
@@ -152,6 +155,9 @@ pub struct KillRequest {
 pub struct DeleteRequest {
     /// Go on past anything that cannot be undone cleanly.
     pub force: bool,
+    /// Give up work that is in the guest and not on the host; without it such a sandbox is not removed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub discard: bool,
     pub dry_run: bool,
 }
 

@@ -1,0 +1,269 @@
+//! The background: one task for each workspace of a guest that runs, from the agent's word to the next look.
+
+use super::{HomeError, LOOK_WITHIN, chain, find, holds_work, lock, look, place};
+use crate::app::{App, HostKind};
+use crate::guest;
+use crate::home::live::percent_encode;
+use crate::home::state::decode_path;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Incoming;
+use model::{SandboxId, State};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::broadcast::error::RecvError;
+use wire::guest::work::{WatchEvent, encode_paths};
+
+/// A look that took t is followed by a pause of at least 4 t: at most a fifth of a CPU goes into a guest that never rests.
+const PAUSE_FACTOR: u32 = 4;
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// 1 s to 30 s between tries at a watch that broke off.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// 60 s between looks where not every folder can be watched.
+const UNWATCHED_LOOK: Duration = Duration::from_secs(60);
+/// 1 s between the end of a guest and the look at its disk.
+const REST: Duration = Duration::from_secs(1);
+/// 4 KiB: a line of a watch has a tenth.
+const MAX_LINE_BYTES: usize = 4096;
+/// 60 s for the agent to begin: it goes through all folders first.
+const BEGIN_WITHIN: Duration = Duration::from_secs(60);
+
+type Kept = Arc<Mutex<HashSet<(SandboxId, String)>>>;
+
+/// Runs until the daemon stops.
+pub async fn keep(app: Arc<App>) {
+    if app.kind != HostKind::Real {
+        return;
+    }
+    let remembered = app.ask(|app| {
+        remember(app);
+        Ok(())
+    });
+    let _ = remembered.await;
+    let mut events = app.events();
+    let mut news = app.homes.news.subscribe();
+    let kept = Kept::default();
+    loop {
+        for record in app.engine.list().iter().filter(|record| record.state == State::Running) {
+            for workspace in &record.workspaces {
+                begin(&app, (record.id.clone(), workspace.guest_path.clone()), &kept);
+            }
+        }
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(change) if change.to.is_none() => app.homes.forget(&change.id),
+                // What the guest left on its disk comes home without being asked for.
+                Ok(change) if matches!(change.to, Some(State::Failed | State::Stopped)) => look_at_all(&app, change.id),
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            _ = news.changed() => {}
+            () = app.stopped() => return,
+        }
+    }
+}
+
+/// What earlier daemons found.
+fn remember(app: &App) {
+    for record in app.engine.list().iter() {
+        for workspace in &record.workspaces {
+            let state = place(app, record, workspace).state();
+            if state.prepared_at == workspace.prepared_at && state.report.looked_at > 0 {
+                let key = (record.id.clone(), workspace.guest_path.clone());
+                lock(&app.homes.reports).insert(key, state.report);
+            }
+        }
+    }
+}
+
+fn look_at_all(app: &Arc<App>, id: SandboxId) {
+    let Ok(record) = app.engine.get(&id) else { return };
+    for workspace in record.workspaces.iter().filter(|workspace| holds_work(workspace)) {
+        let (app, id, path) = (app.clone(), id.clone(), workspace.guest_path.clone());
+        tokio::spawn(async move {
+            // One that is started again at once is looked at while it runs.
+            tokio::time::sleep(REST).await;
+            if app.engine.get(&id).is_ok_and(|now| matches!(now.state, State::Failed | State::Stopped)) {
+                look_once(&app, &id, &path).await;
+            }
+        });
+    }
+}
+
+fn begin(app: &Arc<App>, key: (SandboxId, String), kept: &Kept) {
+    if !lock(kept).insert(key.clone()) {
+        return;
+    }
+    let (app, kept) = (app.clone(), kept.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = follow(&app, &key.0, &key.1) => {}
+            () = app.stopped() => {}
+        }
+        lock(&kept).remove(&key);
+        // It may have been started, or recorded, again just now.
+        app.homes.nudge();
+    });
+}
+
+/// Returns once the guest does not run any more, or the workspace is none to follow.
+async fn follow(app: &Arc<App>, id: &SandboxId, guest_path: &str) {
+    let mut pause = RETRY.0;
+    loop {
+        let (asked, path) = (id.clone(), guest_path.to_owned());
+        let wanted = app.ask(move |app| Ok(wanted(app, &asked, &path))).await.ok().flatten();
+        let Some(pruned) = wanted else {
+            // Not at once again and again: whoever begins us looks at the same records.
+            return wait_for_end(app, id, guest_path).await;
+        };
+        let begun = Instant::now();
+        match watch_once(app, id, guest_path, &pruned).await {
+            Ok(()) => {}
+            Err(error) => tracing::debug!(vm = %id, guest_path, error = chain(&error), "a watch broke off"),
+        }
+        if app.engine.get(id).map_or(true, |record| record.state != State::Running) {
+            return;
+        }
+        pause = if begun.elapsed() > RETRY.1 { RETRY.0 } else { (pause * 2).min(RETRY.1) };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The folders to leave out, where the workspace is one to follow.
+fn wanted(app: &App, id: &SandboxId, guest_path: &str) -> Option<Vec<Vec<u8>>> {
+    let (record, workspace) = find(app, id, guest_path).ok()?;
+    if record.state != State::Running || !holds_work(&workspace) {
+        return None;
+    }
+    let pruned = place(app, &record, &workspace).state().pruned;
+    Some(pruned.iter().filter_map(|path| decode_path(path)).collect())
+}
+
+/// Until the sandbox stops, or another shipment arrives at the same place.
+async fn wait_for_end(app: &Arc<App>, id: &SandboxId, guest_path: &str) {
+    let (mut events, mut news) = (app.events(), app.homes.news.subscribe());
+    let shipped = find(app, id, guest_path).map(|(_, workspace)| workspace.prepared_at).ok();
+    loop {
+        let now = find(app, id, guest_path).ok();
+        match now {
+            Some((record, workspace)) if record.state == State::Running && Some(workspace.prepared_at) == shipped => {}
+            _ => return,
+        }
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            _ = news.changed() => {}
+        }
+    }
+}
+
+/// From a watch's first word to its end; a look after each.
+async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[Vec<u8>]) -> Result<(), HomeError> {
+    let mut news = app.homes.news.subscribe();
+    let shipped = find(app, id, guest_path).map(|(_, workspace)| workspace.prepared_at)?;
+    let mut lines = open(app, id, guest_path, pruned).await?;
+    let mut every = None;
+    loop {
+        let unwatched = async {
+            match every {
+                Some(every) => tokio::time::sleep(every).await,
+                None => std::future::pending().await,
+            }
+        };
+        let event = tokio::select! {
+            event = lines.next(guest_path) => event?,
+            () = unwatched => Some(WatchEvent::Changed),
+            // Another tree stands in the place of the one that is watched.
+            _ = news.changed() => match find(app, id, guest_path) {
+                Ok((_, workspace)) if workspace.prepared_at == shipped => continue,
+                _ => return Ok(()),
+            },
+        };
+        match event {
+            Some(WatchEvent::Watching { complete, .. }) => every = (!complete).then_some(UNWATCHED_LOOK),
+            Some(WatchEvent::Changed) => {}
+            Some(WatchEvent::Unknown) => continue,
+            None => return Ok(()),
+        }
+        let begun = Instant::now();
+        if !look_once(app, id, guest_path).await {
+            return Ok(());
+        }
+        tokio::time::sleep((begun.elapsed() * PAUSE_FACTOR).min(MAX_PAUSE)).await;
+        let (asked, path) = (id.clone(), guest_path.to_owned());
+        let now = app.ask(move |app| Ok(wanted(app, &asked, &path))).await.ok().flatten();
+        // Folders that are full of what git would not track are watched no longer.
+        if now.is_none_or(|now| now != pruned) {
+            return Ok(());
+        }
+    }
+}
+
+/// False when there is nothing to look at any more.
+async fn look_once(app: &Arc<App>, id: &SandboxId, guest_path: &str) -> bool {
+    let (asked, path) = (id.clone(), guest_path.to_owned());
+    let looked = app.ask(move |app| Ok(look(app, &asked, &path, Instant::now() + LOOK_WITHIN))).await;
+    match looked {
+        Ok(Ok(report)) => {
+            let left = report.left.len();
+            tracing::info!(vm = %id, guest_path, commits = report.commits, files = report.changed_files, left, "looked");
+            true
+        }
+        Ok(Err(HomeError::Nothing { .. })) => false,
+        Ok(Err(error)) => {
+            tracing::warn!(vm = %id, guest_path, error = chain(&error), "work stays in the guest for now");
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+async fn open(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[Vec<u8>]) -> Result<Lines, HomeError> {
+    let failed =
+        |source: Box<dyn std::error::Error + Send + Sync>| HomeError::Guest { path: guest_path.to_owned(), source };
+    let body = encode_paths(pruned.iter().map(Vec::as_slice));
+    let uri = format!("/work/watch?path={}", percent_encode(guest_path));
+    let request = Request::post(uri).header("host", "guest").body(Full::new(Bytes::from(body)));
+    let request = request.map_err(|error| failed(error.into()))?;
+    let socket = app.layout.vsock(id);
+    let asked = tokio::time::timeout(BEGIN_WITHIN, guest::send(&socket, request)).await;
+    let response = asked.map_err(|_| HomeError::Late { path: guest_path.to_owned() })?;
+    let response = response.map_err(|error| failed(error.into()))?;
+    match response.status() {
+        status if status.is_success() => Ok(Lines { body: response.into_body(), pending: Vec::new() }),
+        hyper::StatusCode::NOT_FOUND => Err(HomeError::Nothing { path: guest_path.to_owned() }),
+        status => Err(failed(format!("the agent answered with status {status}").into())),
+    }
+}
+
+struct Lines {
+    body: Incoming,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    async fn next(&mut self, guest_path: &str) -> Result<Option<WatchEvent>, HomeError> {
+        let failed =
+            |source: Box<dyn std::error::Error + Send + Sync>| HomeError::Guest { path: guest_path.to_owned(), source };
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                return serde_json::from_slice(&line).map(Some).map_err(|error| failed(error.into()));
+            }
+            if self.pending.len() > MAX_LINE_BYTES {
+                return Err(failed("a line without an end".into()));
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    let frame = frame.map_err(|error| failed(error.into()))?;
+                    self.pending.extend(frame.into_data().unwrap_or_default());
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+}
