@@ -31,11 +31,21 @@ fn names(app: &App, network: &Bridged) -> Option<Check> {
     }
     let why = match network.told_host() {
         Some(Err(why)) => format!("; {why}"),
+        // A link without carrier, which a bridge has with its first tap, counts for nothing there.
+        Some(Ok(())) if !has_carrier(network) => {
+            let detail = format!("systemd-resolved asks {server} as soon as a sandbox is on the bridge");
+            return Some(check("names", Verdict::Pass, detail, None));
+        }
         Some(Ok(())) => "; systemd-resolved was told, and still it does not".to_owned(),
         None => String::new(),
     };
     let detail = format!("this host does not ask {server} for names below `.vm`{why}");
     Some(check("names", Verdict::Warn, detail, Some(&advice(&server.to_string()))))
+}
+
+fn has_carrier(network: &Bridged) -> bool {
+    let facts = network.facts().ok().flatten();
+    facts.is_some_and(|facts| facts.taps.iter().any(|tap| tap.in_use))
 }
 
 /// One line for who may change the resolver; `banger vm ssh` and `ssh NAME.vm` need none of it.

@@ -5,6 +5,7 @@ use super::fault::Refusal;
 use super::input::{Json, Named};
 use crate::app::App;
 use crate::host::network::bridged::Bridged;
+use crate::host::network::choice::Mode;
 use axum::extract::State;
 use engine::host::Unwatched;
 use engine::host::network::LinkMode;
@@ -178,6 +179,7 @@ fn changes(app: &App, record: &Sandbox, request: &NetChange) -> Result<Changes, 
             Target::Vm(id) if id == record.id => {
                 return Err(Refusal::invalid(format!("{} reaches itself without being allowed to", record.name())));
             }
+            Target::Vm(_) if !has_neighbours(app, record) => return Err(no_neighbours(record, given)),
             Target::Vm(id) => egress.allow_vms = convert::union(&egress.allow_vms, vec![id]),
         }
     }
@@ -191,6 +193,23 @@ fn changes(app: &App, record: &Sandbox, request: &NetChange) -> Result<Changes, 
         }
     }
     Ok(Changes { allow_networks: Some(egress.allow_networks), allow_vms: Some(egress.allow_vms), ..Changes::default() })
+}
+
+/// Behind a gateway a guest is alone; a right to a neighbour would be none.
+fn has_neighbours(app: &App, record: &Sandbox) -> bool {
+    let link = record.attachment.as_ref().filter(|_| record.state.may_have_vmm());
+    match (link.map(|link| &link.mode), &app.network) {
+        (Some(LinkMode::Tap { .. }), _) | (None, None) => true,
+        (Some(LinkMode::User | LinkMode::None), _) => false,
+        (None, Some(network)) => network.choice().mode == Mode::Bridged,
+    }
+}
+
+fn no_neighbours(record: &Sandbox, other: &str) -> Refusal {
+    let name = record.name();
+    let fault =
+        Fault::new(FaultKind::HostUnfit, format!("cannot let {name} reach {other}: it has no bridge to others"));
+    Refusal(fault.with_hint("`banger system network status` tells why, and `network = \"bridged\"` asks for bridges"))
 }
 
 fn refused(app: &App, id: &SandboxId) -> engine::host::Result<Vec<RefusedEntry>> {

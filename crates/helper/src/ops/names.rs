@@ -19,6 +19,9 @@ pub fn ensure(root: &mut Root, port: Option<u16>) -> Result<Done> {
             resolved::tell(&["dns", BRIDGE, &format!("127.0.0.1:{port}")]),
             resolved::tell(&["domain", BRIDGE, "~vm"]),
             resolved::tell(&["default-route", BRIDGE, "false"]),
+            // Nor does the host ask the guests themselves, any of whom could answer.
+            resolved::tell(&["llmnr", BRIDGE, "false"]),
+            resolved::tell(&["mdns", BRIDGE, "false"]),
         ]
         .into_iter()
         .collect(),
