@@ -98,7 +98,7 @@ fn debian_without_systemd_boots_and_runs_its_own_command() {
     let name = world.banger(&["vm", "exec", "bare", "--", "sh", "-c", ". /etc/os-release; echo $ID; hostname"]).ok();
     assert_eq!(name.stdout, "debian\nbare\n");
     // A command that is killed failed, and is started again.
-    world.banger(&["vm", "exec", "bare", "--", "kill", "-KILL", &pid.to_string()]).ok();
+    world.banger(&["vm", "exec", "bare", "--", "sh", "-c", &format!("kill -KILL {pid}")]).ok();
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         let service = world.banger(&["vm", "service", "bare", "--json"]).ok().json();
