@@ -3,7 +3,8 @@
 //! `mkext4`'s images are compared with.
 //!
 //! The tree is made in a fresh folder, name by name below open directories' paths that no archive chose: a node's parent is
-//! a directory that was made here, never a link. Left out: POSIX ACLs, whose form on the disk mkfs would not take.
+//! a directory that was made here, never a link. Left out: POSIX ACLs, whose form on the disk mkfs would not take, and
+//! the time of the root itself, in which mkfs makes `lost+found` last.
 
 use ::images::ext4::{ImageError, Progress, RootfsWriter, Volume, Written};
 use ::images::positioned::ReadAt;
