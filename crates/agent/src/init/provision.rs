@@ -41,6 +41,9 @@ const DEBIAN: Plan = Plan {
             "--no-install-recommends",
             "-o",
             "Dpkg::Options::=--force-confold",
+            "-o",
+            // A machine that was never used has nothing to lose: half of dpkg's time goes into syncing.
+            "Dpkg::Options::=--force-unsafe-io",
             "install",
             "systemd",
             "systemd-sysv",
