@@ -3,8 +3,8 @@
 //! `mkext4`'s images are compared with.
 //!
 //! The tree is made in a fresh folder, name by name below open directories' paths that no archive chose: a node's parent is
-//! a directory that was made here, never a link. Left out: POSIX ACLs, whose form on the disk mkfs would not take, and
-//! the time of the root itself, in which mkfs makes `lost+found` last.
+//! a directory that was made here, never a link. Left out: POSIX ACLs, whose form on the disk mkfs would not take. The
+//! root itself, of which mkfs takes nothing over, is set by debugfs afterwards.
 
 use ::images::ext4::{ImageError, Progress, RootfsWriter, Volume, Written};
 use ::images::positioned::ReadAt;
@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -56,7 +56,7 @@ impl RootfsWriter for MkfsExt4 {
         let (content, inodes) = (unpack.bytes, unpack.nodes);
         let bytes = size(content, inodes, volume.free_bytes);
         out.set_len(bytes).map_err(ImageError::Write)?;
-        make(volume, root, out, inodes).map_err(ImageError::Write)?;
+        make(volume, root, out, inodes).and_then(|()| settle_root(volume, out)).map_err(ImageError::Write)?;
         Ok(Written { bytes, inodes })
     }
 }
@@ -82,13 +82,37 @@ fn make(volume: &Volume<'_>, root: &Path, out: &File, inodes: u64) -> io::Result
     command.args(["-q", "-F", "-m", "0", "-b", "4096", "-I", "256", "-L", volume.label, "-U", &uuid]);
     command.args(["-E", &format!("hash_seed={uuid},lazy_itable_init=0,lazy_journal_init=0")]);
     command.args(["-N", &(inodes + inodes / 8 + 64).to_string()]).arg("-d").arg(root);
-    // Of this process, which outlives the command: a path that names the open file itself.
-    command.arg(format!("/proc/{}/fd/{}", std::process::id(), out.as_raw_fd()));
+    command.arg(path_of(out));
     let made = command.stdin(Stdio::null()).output()?;
     if made.status.success() {
         return Ok(());
     }
     Err(io::Error::other(format!("{PROGRAM}: {}", String::from_utf8_lossy(&made.stderr).trim())))
+}
+
+/// Of this process, which outlives the command: a path that names the open file itself.
+fn path_of(out: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), out.as_raw_fd())
+}
+
+/// Mode, owner and time of the root, with its checksum (debugfs(8)).
+fn settle_root(volume: &Volume<'_>, out: &File) -> io::Result<()> {
+    let Metadata { mode, uid, gid, mtime, .. } = &volume.tree.node(volume.root).metadata;
+    let fields = [
+        format!("mode 04{mode:04o}"),
+        format!("uid {uid}"),
+        format!("gid {gid}"),
+        format!("mtime @{}", mtime.0.max(0)),
+    ];
+    let script: String = fields.iter().map(|field| format!("set_inode_field / {field}\n")).collect();
+    let mut command = Command::new("debugfs");
+    command.args(["-w", "-f", "-"]).arg(path_of(out)).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::null()).spawn()?;
+    let said = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
+    match child.wait()? {
+        status if status.success() => said,
+        status => Err(io::Error::other(format!("debugfs ended with {status}"))),
+    }
 }
 
 /// 8-4-4-4-12.
