@@ -82,6 +82,8 @@ pub mod limits {
     pub const PACK_BYTES: u64 = 4 << 30;
     /// 8 GiB: everything that one look fetches.
     pub const LOOK_BYTES: u64 = 8 << 30;
+    /// 16 GiB: a quarantine that took more is emptied, since what is on the host need not be held.
+    pub const HELD_BYTES: u64 = 16 << 30;
     /// 2000 branches and tags.
     pub const REFERENCES: usize = 2000;
     /// 256 MiB: the index of 2 million files.

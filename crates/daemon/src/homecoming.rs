@@ -148,6 +148,7 @@ pub fn look(app: &App, id: &SandboxId, guest_path: &str, end: Instant) -> Result
 
 fn look_in_turn(app: &App, id: &SandboxId, guest_path: &str, end: Instant) -> Result<Report, HomeError> {
     let mut tries = 0;
+    let mut left_before = Vec::new();
     loop {
         let (record, workspace) = find(app, id, guest_path)?;
         let place = place(app, &record, &workspace);
@@ -158,7 +159,10 @@ fn look_in_turn(app: &App, id: &SandboxId, guest_path: &str, end: Instant) -> Re
             return Err(unfit(guest_path, "was started while its disk was read"));
         }
         tries += 1;
-        if report.left.is_empty() || tries == TRIES || Instant::now() >= end || !record.state.may_have_vmm() {
+        // The same twice is no matter of the moment.
+        let stays = report.left == left_before;
+        left_before.clone_from(&report.left);
+        if stays || tries == TRIES || Instant::now() >= end || !record.state.may_have_vmm() {
             lock(&app.homes.reports).insert((id.clone(), guest_path.to_owned()), report.clone());
             return Ok(report);
         }

@@ -1,11 +1,14 @@
 //! A guest's objects on their way into the quarantine: loose ones one by one, packs whole, only those that are new.
 //!
 //! A loose object is taken when it inflates, within bounds, to what its name is the hash of. A pack is indexed anew by
-//! git; the guest's own index of it only says whether it is worth fetching. What is not sound is left and told of.
+//! git; the guest's own index of it only says whether it is worth fetching. What is not sound is left: a guest that was
+//! killed has such objects, and whether anything needs one tells the walk from its references ([`land`]).
+//!
+//! [`land`]: super::land
 
 use super::manifest::Manifest;
 use super::quarantine::{Quarantine, judge, spawn_bounded};
-use super::refs::{is_object, shown};
+use super::refs::is_object;
 use super::tree::{Tree, read_small};
 use super::{Result, limits};
 use flate2::read::ZlibDecoder;
@@ -16,25 +19,32 @@ use std::path::Path;
 use std::process::Stdio;
 use wire::guest::work::Kind;
 
-/// Fetches what is new; one sentence for each that was not sound.
+/// Fetches what is new. `taken` counts the bytes of it; an answer says that there was too much.
 pub fn import(
     tree: &mut dyn Tree,
     manifest: &Manifest,
     quarantine: &Quarantine,
     seen_packs: &mut BTreeSet<String>,
-) -> Result<Vec<String>> {
-    let mut complaints = import_loose(tree, manifest, quarantine)?;
-    complaints.extend(import_packs(tree, manifest, quarantine, seen_packs)?);
-    Ok(complaints)
+    taken: &mut u64,
+) -> Result<Option<String>> {
+    let end = taken.saturating_add(limits::LOOK_BYTES);
+    import_loose(tree, manifest, quarantine, taken, end)?;
+    import_packs(tree, manifest, quarantine, seen_packs, taken, end)?;
+    Ok((*taken > end).then(|| format!("its objects are more than {} bytes", limits::LOOK_BYTES)))
 }
 
-fn import_loose(tree: &mut dyn Tree, manifest: &Manifest, quarantine: &Quarantine) -> Result<Vec<String>> {
+fn import_loose(
+    tree: &mut dyn Tree,
+    manifest: &Manifest,
+    quarantine: &Quarantine,
+    taken: &mut u64,
+    end: u64,
+) -> Result<()> {
     let mut names = Vec::new();
-    let mut complaints = Vec::new();
     for record in &manifest.git {
         let Some(name) = loose_name(&record.path, quarantine.hash().digits()) else { continue };
         if record.size > limits::FILE_BYTES {
-            complaints.push(format!("object {name} is too large: {} bytes", record.size));
+            tracing::debug!(name, size = record.size, "an object is too large");
         } else if !place(quarantine, &name).exists() {
             names.push(name);
         }
@@ -44,16 +54,16 @@ fn import_loose(tree: &mut dyn Tree, manifest: &Manifest, quarantine: &Quarantin
     let paths: Vec<Vec<u8>> =
         names.iter().map(|name| format!(".git/objects/{}/{}", &name[..2], &name[2..]).into_bytes()).collect();
     tree.read(&paths, &mut |number, record, content| {
-        if record.kind != Kind::File || record.size > limits::FILE_BYTES {
+        if record.kind != Kind::File || record.size > limits::FILE_BYTES || *taken > end {
             return Ok(());
         }
-        let taken = take_loose(quarantine, &names[number], content);
-        if !taken.map_err(|source| quarantine.store_error(source))? {
-            complaints.push(format!("object {} is damaged", names[number]));
+        *taken = taken.saturating_add(record.size);
+        let sound = take_loose(quarantine, &names[number], content);
+        if !sound.map_err(|source| quarantine.store_error(source))? {
+            tracing::debug!(name = names[number], "an object is damaged");
         }
         Ok(())
-    })?;
-    Ok(complaints)
+    })
 }
 
 fn loose_name(path: &[u8], digits: usize) -> Option<String> {
@@ -121,8 +131,9 @@ fn import_packs(
     manifest: &Manifest,
     quarantine: &Quarantine,
     seen: &mut BTreeSet<String>,
-) -> Result<Vec<String>> {
-    let mut complaints = Vec::new();
+    taken: &mut u64,
+    end: u64,
+) -> Result<()> {
     for record in &manifest.git {
         let Some(name) = pack_name(&record.path) else { continue };
         if seen.contains(&name) {
@@ -133,18 +144,20 @@ fn import_packs(
             continue;
         }
         if record.size > limits::PACK_BYTES {
-            complaints.push(format!("pack {name} is too large: {} bytes", record.size));
+            tracing::debug!(name, size = record.size, "a pack is too large");
             continue;
         }
+        if *taken > end {
+            break;
+        }
+        *taken = taken.saturating_add(record.size);
         match take_pack(tree, &record.path, quarantine) {
             Ok(()) => drop(seen.insert(name)),
-            Err(super::HomeError::Git { source }) => {
-                complaints.push(format!("pack {name} is damaged: {}", shown(&source.to_string())));
-            }
+            Err(super::HomeError::Git { source }) => tracing::debug!(name, %source, "a pack is damaged"),
             Err(error) => return Err(error),
         }
     }
-    Ok(complaints)
+    Ok(())
 }
 
 fn pack_name(path: &[u8]) -> Option<String> {

@@ -101,10 +101,13 @@ impl Quarantine {
         }
         let mut config = "[core]\n\tbare = true\n\tlogAllRefUpdates = false\n\thooksPath = /dev/null\n".to_owned();
         config += "\tpackedGitLimit = 1g\n\tpackedGitWindowSize = 32m\n";
+        // Soon rather than small: what stays on the host is packed again by its own gc.
+        config += "\tcompression = 1\n";
         config += match self.hash {
             Hash::Sha1 => "\trepositoryFormatVersion = 0\n",
             Hash::Sha256 => "\trepositoryFormatVersion = 1\n[extensions]\n\tobjectFormat = sha256\n",
         };
+        config += "[pack]\n\tcompression = 1\n\twindow = 0\n";
         std::fs::write(self.folder.join("config"), config)?;
         std::fs::write(self.folder.join("HEAD"), "ref: refs/heads/none\n")?;
         let mut borrowed = quoted(objects);

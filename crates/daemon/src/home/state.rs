@@ -20,6 +20,8 @@ pub struct State {
     pub owns: bool,
     /// Packs of the guest that need not be fetched (again).
     pub seen_packs: BTreeSet<String>,
+    /// Bytes that the quarantine took since it was last empty.
+    pub held_bytes: u64,
     /// What changed files were when they were last read, by [`encode_path`].
     pub facts: BTreeMap<String, Fact>,
     /// Folders of the guest that git would not track, so that they are not looked through; by [`encode_path`].
@@ -117,6 +119,7 @@ mod tests {
             home: "web".to_owned(),
             owns: true,
             seen_packs: ["pack-12".to_owned()].into(),
+            held_bytes: 70_000,
             facts: [(encode_path(b"\xffile"), fact)].into(),
             pruned: vec![encode_path(b"target")],
             rules: "ab".to_owned(),

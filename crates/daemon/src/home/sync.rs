@@ -53,12 +53,27 @@ pub fn sync(tree: &mut dyn Tree, place: &Place, now: u64) -> Result<Report> {
     if begins || state.home != place.home {
         begin(place, &mut state);
     }
+    if state.held_bytes > limits::HELD_BYTES {
+        empty(place, &mut state)?;
+    }
     let quarantine = open(place, &host)?;
     let found = look(tree, &quarantine, &mut state)?;
     let report = bring_home(&host, place, &quarantine, found, &mut state, now, tree)?;
     state.report = report.clone();
     state.save(&place.state_file())?;
     Ok(report)
+}
+
+/// Throws the quarantine away: what it was needed for is on the host, and what is not comes again.
+fn empty(place: &Place, state: &mut State) -> Result<()> {
+    let folder = place.quarantine_folder();
+    (state.held_bytes, state.wip_key) = (0, String::new());
+    state.seen_packs.clear();
+    state.facts.clear();
+    match fs::remove_dir_all(&folder) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(HomeError::Store { path: folder, source }),
+        _ => Ok(()),
+    }
 }
 
 /// A look that brings nothing home, for when the host's repository is gone: everything is fetched into a quarantine of
@@ -121,8 +136,8 @@ fn begin(place: &Place, state: &mut State) {
     let seen_packs = std::mem::take(&mut state.seen_packs);
     let keeps = state.prepared_at == place.prepared_at;
     let first = state.first.take().filter(|_| keeps);
-    let (prepared_at, home) = (place.prepared_at, place.home.clone());
-    *state = State { prepared_at, home, owns, facts, seen_packs, first, ..State::default() };
+    let (prepared_at, home, held_bytes) = (place.prepared_at, place.home.clone(), state.held_bytes);
+    *state = State { prepared_at, home, owns, facts, seen_packs, held_bytes, first, ..State::default() };
 }
 
 struct Found {
@@ -148,7 +163,9 @@ fn look(tree: &mut dyn Tree, quarantine: &Quarantine, state: &mut State) -> Resu
             continue;
         }
         state.rules = rules;
-        let mut complaints = objects::import(tree, &manifest, quarantine, &mut state.seen_packs)?;
+        let (packs, taken) = (&mut state.seen_packs, &mut state.held_bytes);
+        let mut complaints: Vec<String> =
+            objects::import(tree, &manifest, quarantine, packs, taken)?.into_iter().collect();
         let references = refs::read(tree, &manifest, quarantine.hash().digits())?;
         complaints.extend(references.complaints.iter().cloned());
         let (index, index_mtime_ns) = read_index(tree, &manifest, quarantine.hash(), &mut complaints)?;

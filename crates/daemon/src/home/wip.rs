@@ -61,6 +61,7 @@ pub fn build(tree: &mut dyn Tree, mut input: Input, quarantine: &Quarantine, sta
     let mut import = FastImport::start(quarantine)?;
     let facts = import.read_all(tree, &unsure, quarantine, &mut wanted, &mut complaints)?;
     state.facts.retain(|path, _| wanted.contains_key(&super::state::decode_path(path).unwrap_or_default()));
+    state.held_bytes = facts.values().fold(state.held_bytes, |held, fact| held.saturating_add(fact.size));
     state.facts.extend(facts);
     let changes = differences(&committed, &wanted);
     let staged: Paths = staged.into_iter().filter(|(path, entry)| wanted.get(path) != Some(entry)).collect();
