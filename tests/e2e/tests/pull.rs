@@ -191,6 +191,8 @@ fn an_image_travels_in_files_to_where_no_registry_is() {
     let shown = world.banger(&["image", "show", "boxed", "--json"]).ok().json();
     assert!(std::path::Path::new(shown["files"]["kernel"].as_str().expect("it brought one")).is_file());
     assert_eq!(shown["kernel"], "boxed");
+    let refused = world.banger(&["kernel", "delete", "boxed"]);
+    assert!(refused.code != 0 && refused.stderr.contains("image boxed boots with it"), "{refused:?}");
     let used = world.banger(&["system", "df", "--json"]).ok().json();
     let whats: Vec<_> = used["rows"].as_array().expect("a list").iter().map(|row| row["what"].clone()).collect();
     assert_eq!(whats, ["sandboxes", "images", "kernels", "templates", "cache"]);

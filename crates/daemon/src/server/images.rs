@@ -81,7 +81,10 @@ pub async fn remove_image(State(app): Shared, given: Named) -> Result<StatusCode
     let wanted: ImageRef = given.parse()?;
     let remove = app.work(move |app| {
         let name = find(app, &wanted)?;
-        refuse_used("image", name.as_str(), used_by(app, |spec| spec.image == name))?;
+        // The kernel that came with it goes with it.
+        let kernel = app.library.as_ref().and_then(|library| library.owned_kernel(&name));
+        let uses = |spec: &model::SandboxSpec| spec.image == name || kernel.as_ref() == Some(&spec.kernel);
+        refuse_used("image", name.as_str(), used_by(app, uses))?;
         let _change = app.host.images.remove_image(&name).map_err(|error| fault(error.into()))?;
         Ok::<_, Fault>(())
     });

@@ -72,11 +72,25 @@ pub async fn remove_kernel(State(app): Shared, name: Named) -> Result<StatusCode
     let name: KernelName = name.parse()?;
     let remove = app.work(move |app| {
         refuse_used("kernel", name.as_str(), used_by(app, |spec| spec.kernel == name))?;
+        refuse_wanted(app, &name)?;
         let _change = app.host.images.remove_kernel(&name).map_err(|error| fault(error.into()))?;
         Ok::<_, Fault>(())
     });
     remove.await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// An image that names a kernel cannot boot without it.
+fn refuse_wanted(app: &App, kernel: &KernelName) -> Result<(), Fault> {
+    let images = app.host.images.images().map_err(|error| fault(error.into()))?;
+    let wanting = images.iter().filter(|facts| facts.kernel.as_ref() == Some(kernel));
+    let names: Vec<String> = wanting.map(|facts| facts.name.to_string()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let words = names.join(", ");
+    let fault = Fault::new(FaultKind::Refused, format!("cannot remove kernel {kernel}: image {words} boots with it"));
+    Err(fault.with_hint(format!("`banger image delete {}` lets go of it", names.join(" "))))
 }
 
 pub fn used_by(app: &App, uses: impl Fn(&model::SandboxSpec) -> bool) -> Vec<String> {

@@ -9,7 +9,7 @@ use crate::host::clock::HostClock;
 use crate::host::disk;
 use engine::host::Result;
 use engine::host::clock::Clock;
-use model::{ByteSize, Digest, ImageName};
+use model::{ByteSize, Digest, ImageName, KernelName};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -75,6 +75,11 @@ impl Library {
             Ok(true)
         };
         work().map_err(|error: Trouble| error.told(&format!("cannot promote image {name}"), &self.layout))
+    }
+
+    /// The kernel that came with an image and goes with it.
+    pub fn owned_kernel(&self, name: &ImageName) -> Option<KernelName> {
+        self.manifest_of(name).ok().filter(|manifest| manifest.owns_kernel)?.kernel
     }
 
     pub(super) fn manifest_of(&self, name: &ImageName) -> std::result::Result<ImageManifest, Trouble> {
