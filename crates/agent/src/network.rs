@@ -29,9 +29,31 @@ struct Plan {
     mtu: Option<u32>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Families {
+    Both,
+    OnlyIpv4,
+}
+
+impl Plan {
+    /// A kernel without IPv6 gets the rest; it would refuse the whole of it otherwise.
+    fn for_kernel_with(mut self, families: Families) -> Plan {
+        if families == Families::OnlyIpv4 {
+            self.addresses.retain(|(address, _)| address.is_ipv4());
+            self.gateways.retain(IpAddr::is_ipv4);
+        }
+        self
+    }
+}
+
+/// Absent where IPv6 was not built in, is no module that was loaded, or was switched off at boot.
+fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
+
 /// Makes the link with the given hardware address as the host wants it.
 pub async fn ensure(wanted: &GuestNetwork) -> Result<(), Fault> {
-    let plan = parse(wanted)?;
+    let plan = parse(wanted)?.for_kernel_with(if has_ipv6() { Families::Both } else { Families::OnlyIpv4 });
     within_deadline(async |handle| apply(&handle, &plan).await, "set up the network").await
 }
 
@@ -231,6 +253,12 @@ mod tests {
         let plan = parse(&network("06:00:AC:10:00:02", "172.16.0.2/30", "172.16.0.1")).expect("plan");
         assert_eq!(plan.mac, [6, 0, 0xac, 0x10, 0, 2]);
         assert_eq!(plan.addresses, [("172.16.0.2".parse().expect("ip"), 30)]);
+        let mut both = network("06:00:AC:10:00:02", "172.16.0.2/30", "172.16.0.1");
+        both.addresses.push("fd00::2/128".to_owned());
+        both.gateways.push("fe80::1".to_owned());
+        let both = || parse(&both).expect("plan");
+        assert_eq!(both().for_kernel_with(Families::OnlyIpv4), plan);
+        assert_eq!(both().for_kernel_with(Families::Both).addresses.len(), 2);
         for bad in [
             network("06:00", "172.16.0.2/30", "172.16.0.1"),
             network("06:00:ac:10:00:0g", "172.16.0.2/30", "172.16.0.1"),
