@@ -167,12 +167,6 @@ impl Write for Outgoing {
     }
 }
 
-/// Everything as the archive says.
-pub fn unpack_below(folder: &Path, input: impl Read) -> io::Result<()> {
-    let options = UnpackOptions { owner: Owner::AsArchived, trust: Trust::Own };
-    ::files::unpack(folder, options, input).map(drop)
-}
-
 pub fn set_time(path: &Path, seconds: u64) -> io::Result<()> {
     let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };

@@ -1,7 +1,7 @@
 //! `/workspace`: code of the host as a folder here. Owns how it is put in place and what is known of it afterwards.
 //!
 //! ```text
-//!  archive ─► .NAME.banger-incoming ─► (whole?) ─► first time: renamed to NAME
+//!  archive ─► .NAME.banger-incoming-ID ─► (whole?) ─► first time: renamed to NAME
 //!                                                └► again: merged into NAME, path by path
 //!                                    then the ledger .NAME.banger: every shipped path as it lay there
 //! ```
@@ -11,14 +11,18 @@
 
 mod ledger;
 mod merge;
+mod unpack;
 
 use crate::files;
 use crate::http::{self, Answer, Request, io_fault};
 use ledger::Ledger;
+use merge::Shipment;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use wire::guest::{Placed, WorkspaceState};
+use wire::guest::{Placed, REMOVED_LIST, WorkspaceState};
 use wire::{Fault, FaultKind};
 
 /// A workspace's folder and what lies beside it.
@@ -29,15 +33,39 @@ struct Place {
     ledger: PathBuf,
 }
 
+/// What comes between a folder's name and a shipment's id.
+const INCOMING: &str = ".banger-incoming-";
+
 impl Place {
+    /// What earlier shipments left that broke off. One that has not noticed yet loses its folder and ends.
+    fn clear_incoming(&self) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (self.folder.parent(), self.folder.file_name()) else { return Ok(()) };
+        let begin = [b".", name.as_bytes(), INCOMING.as_bytes()].concat();
+        let listed = match fs::read_dir(parent) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        for entry in listed {
+            let entry = entry?;
+            if entry.file_name().as_bytes().starts_with(&begin) {
+                clear(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn of(request: &Request) -> Result<Place, Fault> {
         let folder = files::absolute(http::required(request, "path")?)?;
         let name = folder.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         let (Some(name), Some(parent)) = (name, folder.parent()) else {
             return Err(Fault::new(FaultKind::Invalid, format!("{} has no name", folder.display())));
         };
+        let id = http::optional(request, "id").unwrap_or_default();
+        if id.len() > 32 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(Fault::new(FaultKind::Invalid, "a shipment's id is at most 32 letters and digits"));
+        }
         Ok(Place {
-            incoming: parent.join(format!(".{name}.banger-incoming")),
+            incoming: parent.join(format!(".{name}{INCOMING}{id}")),
             ledger: parent.join(format!(".{name}.banger")),
             folder,
         })
@@ -45,22 +73,33 @@ impl Place {
 }
 
 /// What may be replaced.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Leave {
     over: bool,
     discard: bool,
+    /// The shipment's own name, and that of the one which it changes.
+    id: String,
+    base: Option<String>,
 }
 
 /// `PUT`: the body becomes the folder.
 pub async fn put(request: Request) -> Answer {
     let place = Place::of(&request)?;
     let says = |name| http::optional(&request, name).as_deref() == Some("true");
-    let leave = Leave { over: says("over"), discard: says("discard") };
-    let incoming = place.incoming.clone();
+    let leave = Leave {
+        over: says("over"),
+        discard: says("discard"),
+        id: http::optional(&request, "id").unwrap_or_default(),
+        base: http::optional(&request, "base"),
+    };
+    if let Some(base) = &leave.base {
+        place.check_base(base)?;
+    }
+    let arriving = place.clone();
     let attempt = format!("unpack into {}", place.folder.display());
     let begun = files::receive(request, move |body| {
-        clear(&incoming)?;
-        files::unpack_below(&incoming, body)
+        arriving.clear_incoming()?;
+        unpack::unpack(&arriving.incoming, body)
     });
     let unpacked = begun.await.map_err(files::unpack_fault(attempt));
     let outcome = tokio::task::spawn_blocking(move || {
@@ -83,7 +122,11 @@ impl Place {
     /// The unpacked archive takes its place.
     fn settle(&self, leave: Leave) -> Result<Placed, Fault> {
         let failed = |error| io_fault(format!("put the workspace in place at {}", self.folder.display()))(error);
-        let placed = if self.is_free().map_err(failed)? {
+        let free = self.is_free().map_err(failed)?;
+        if free && leave.base.is_some() {
+            return Err(self.another());
+        }
+        let placed = if free {
             fs::rename(&self.incoming, &self.folder).map_err(failed)?;
             None
         } else {
@@ -95,10 +138,12 @@ impl Place {
                 );
             }
             let before = Ledger::read(&self.ledger).map_err(failed)?;
-            self.check(before.as_ref(), leave)?;
-            Some(merge::merge(&self.incoming, &self.folder, &before.unwrap_or_default()).map_err(failed)?)
+            let shipment = self.shipment(&leave).map_err(failed)?;
+            self.check(before.as_ref(), leave.discard)?;
+            Some(merge::merge(&self.incoming, &self.folder, before.unwrap_or_default(), &shipment).map_err(failed)?)
         };
-        let ledger = Ledger::of(&self.folder, placed.as_ref().map(|merged| &merged.shipped)).map_err(failed)?;
+        let mut ledger = Ledger::of(&self.folder, placed.as_ref().map(|merged| &merged.shipped)).map_err(failed)?;
+        ledger.id = leave.id;
         ledger.write(&self.ledger).map_err(failed)?;
         Ok(placed.map_or(Placed { written: ledger.len(), ..Placed::default() }, |merged| merged.placed))
     }
@@ -113,9 +158,34 @@ impl Place {
         }
     }
 
+    /// Changes are of use only to whoever has what they change.
+    fn check_base(&self, base: &str) -> Result<(), Fault> {
+        let ledger = Ledger::read(&self.ledger).map_err(io_fault("look at the workspace"))?;
+        match ledger.is_some_and(|ledger| !base.is_empty() && ledger.id == base) {
+            true => Ok(()),
+            false => Err(self.another()),
+        }
+    }
+
+    fn another(&self) -> Fault {
+        Fault::new(FaultKind::NotFound, format!("another shipment than the last one lies at {}", self.folder.display()))
+    }
+
+    /// The list of what went is no file of the workspace.
+    fn shipment(&self, leave: &Leave) -> io::Result<Shipment> {
+        if leave.base.is_none() {
+            return Ok(Shipment::Whole);
+        }
+        let list = self.incoming.join(REMOVED_LIST);
+        let bytes = fs::read(&list)?;
+        fs::remove_file(&list)?;
+        let paths = bytes.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+        Ok(Shipment::Changes { removed: paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect() })
+    }
+
     /// Refuses what would lose the guest's work.
-    fn check(&self, before: Option<&Ledger>, leave: Leave) -> Result<(), Fault> {
-        if leave.discard {
+    fn check(&self, before: Option<&Ledger>, discard: bool) -> Result<(), Fault> {
+        if discard {
             return Ok(());
         }
         let failed = |error| io_fault("look at the workspace")(error);

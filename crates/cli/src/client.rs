@@ -67,7 +67,11 @@ impl Client {
 
     /// A question whose answer has no body.
     pub async fn order(&self, method: Method, path: Path) -> Result<(), ClientError> {
-        let answer = async { self.send(method, path, &()).await.map(|_| ()) };
+        self.order_with(method, path, &()).await
+    }
+
+    pub async fn order_with<B: Serialize>(&self, method: Method, path: Path, body: &B) -> Result<(), ClientError> {
+        let answer = async { self.send(method, path, body).await.map(|_| ()) };
         tokio::time::timeout(ANSWER_WITHIN, answer)
             .await
             .map_err(|_| ClientError::NoAnswer { within: ANSWER_WITHIN })?

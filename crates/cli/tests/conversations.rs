@@ -74,6 +74,7 @@ conversations![
     a_command_in_a_fresh_sandbox,
     a_daemon_comes_and_goes,
     a_life_from_create_to_delete,
+    a_repository_goes_in,
     an_audit_and_a_history,
     answers_for_programs,
     changes_now_and_later,

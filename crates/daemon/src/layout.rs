@@ -3,8 +3,9 @@
 //! ```text
 //! state    bangerd's own records and all disks; survives a reboot     BANGER_STATE, $XDG_STATE_HOME/banger, ~/.local/state/banger
 //!   banger.db  bangerd.lock
+//!   consents/<digest>
 //!   ssh/                   id_ed25519 known_hosts host/<id>
-//!   vms/<id>/              root.ext4 work.ext4 console.log vmm.log lock
+//!   vms/<id>/              root.ext4 work.ext4 console.log vmm.log bootstrap.log workspace-<n>.shipped lock
 //!   images/<name>/         rootfs.ext4 work-seed.ext4 manifest.json
 //!   kernels/<name>/        vmlinux initramfs-<agent>.cpio modules/ manifest.json
 //!   templates/             <label>-<bytes>.ext4: empty file systems, one per size;
@@ -138,6 +139,10 @@ impl Layout {
     pub fn root_helper(&self) -> PathBuf {
         self.runtime.join("root")
     }
+    /// What a person let repositories ask for.
+    pub fn consents(&self) -> PathBuf {
+        self.state.join("consents")
+    }
 
     pub fn vms(&self) -> PathBuf {
         self.state.join("vms")
@@ -166,6 +171,14 @@ impl Layout {
     /// What the VMM and its companions said themselves.
     pub fn vmm_log(&self, id: &SandboxId) -> PathBuf {
         self.vm(id).join("vmm.log")
+    }
+    /// What the last bootstrap of a workspace said.
+    pub fn bootstrap_log(&self, id: &SandboxId) -> PathBuf {
+        self.vm(id).join("bootstrap.log")
+    }
+    /// What was shipped to this folder of the guest the last time; named by a number that stands for the folder.
+    pub fn shipped(&self, id: &SandboxId, folder: u64) -> PathBuf {
+        self.vm(id).join(format!("workspace-{folder:016x}.shipped"))
     }
     /// Locked while anybody may write to the disks beside it.
     pub fn disk_lock(&self, id: &SandboxId) -> PathBuf {

@@ -15,15 +15,20 @@
 //! ([`git`]), and no symbolic link leads a read out of the tree ([`ship`]). The host's branches, index and files are
 //! only read.
 
+pub mod bootstrap;
 pub mod deliver;
+pub mod delta;
+pub mod drift;
 pub mod git;
 pub mod inspect;
 pub mod list;
 pub mod locks;
 pub mod prepare;
 pub mod quote;
+pub mod repository_config;
 pub mod ship;
 pub mod state;
+pub mod tools;
 
 pub use inspect::{Source, inspect};
 pub use list::{Entry, Selection, list};
@@ -53,6 +58,8 @@ pub enum WorkspaceError {
     NoRepository { path: PathBuf },
     #[error("cannot ship `{path}`: `{branch}` is no name for a branch")]
     NoBranchName { path: PathBuf, branch: String },
+    #[error("cannot use `{path}`: {reason}")]
+    Config { path: PathBuf, reason: String },
     #[error("cannot ship `{path}`: its files take {} and the disk has {}", ByteSize::from_bytes(*bytes), ByteSize::from_bytes(*disk_bytes))]
     TooLarge { path: PathBuf, bytes: u64, disk_bytes: u64 },
     #[error("cannot ship `{path}`: there is no `{reference}` in it")]
@@ -82,8 +89,11 @@ impl From<WorkspaceError> for Fault {
             E::NoFolder { .. } => (FaultKind::Invalid, Some("name the folder that it lies in")),
             E::Bare { .. } => (FaultKind::Invalid, Some("`git worktree add` makes one that has files")),
             E::BrokenWorktree { .. } => (FaultKind::Invalid, Some("`git worktree repair` may mend it")),
-            E::Claimed { .. } => (FaultKind::Refused, Some("look at `core.worktree` in its configuration")),
+            E::Claimed { .. } => {
+                (FaultKind::Refused, Some("`core.worktree` in its git folder has to name this very folder"))
+            }
             E::NoText { .. } | E::NoBranchName { .. } => (FaultKind::Invalid, None),
+            E::Config { .. } => (FaultKind::Invalid, Some("`--ignore-config` goes without it")),
             E::NoRepository { .. } => (FaultKind::Invalid, Some("leave `--branch` and `--from` out")),
             E::TooLarge { .. } => {
                 (FaultKind::Refused, Some("give it a larger disk, or leave files out with `.bangerignore`"))

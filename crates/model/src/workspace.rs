@@ -1,6 +1,7 @@
 //! Code inside a guest: where it lies, where it came from, what the host had when it was shipped.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,7 +31,10 @@ pub struct Workspace {
     pub include_untracked: bool,
     #[serde(default)]
     pub readonly: bool,
-    /// The guest's branch and start differ from the host's on purpose (`--branch`, `--from`).
+    /// The branch is the guest's own (`--branch`) and no branch of the host.
+    #[serde(default)]
+    pub own_branch: bool,
+    /// Where that branch was to start (`--from`), as a commit; none means at what the host had checked out.
     #[serde(default)]
     pub from: Option<String>,
     /// What was checked out on the host when it was shipped; differs from `head_commit` with `--from`.
@@ -39,6 +43,9 @@ pub struct Workspace {
     /// A digest over the host's index and the facts of every shipped file (hexadecimal): tells whether the host moved on.
     #[serde(default)]
     pub host_state: Option<String>,
+    /// Variables for commands that run in it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     /// Nanoseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub prepared_at: u64,

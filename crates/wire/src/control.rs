@@ -27,6 +27,8 @@
 //! | `GET /v1/vms/{ref}/stream` | [`StreamRequest`] as query, `Upgrade: tcp` | `101 Switching Protocols`, then bytes of the port |
 //! | `GET /v1/vms/{ref}/ssh` | `Upgrade: `[`SSH_UPGRADE`] | `101 Switching Protocols`, then the SSH protocol |
 //! | `POST /v1/vms/{ref}/workspaces` | [`PrepareRequest`] | stream, result [`Prepared`] |
+//! | `GET /v1/vms/{ref}/workspaces` | [`WorkspaceListRequest`] as query | [`WorkspaceList`] |
+//! | `POST /v1/workspaces/consent` | [`ConsentRequest`] | 204 |
 //! | `POST /v1/workspaces/plan` | [`PlanRequest`] | [`WorkspacePlan`] |
 //! | `GET /v1/vms/{ref}/net` | – | [`NetFacts`] |
 //! | `PATCH /v1/vms/{ref}/net` | [`NetChange`] | [`NetFacts`] |

@@ -63,7 +63,9 @@
 //! **Workspace.** The archive is unpacked beside `P` and put in place only when all of it has come: one that breaks off
 //! leaves `P` as it was. A `P` that holds anything is refused unless `over=true` says that a workspace of ours lies there;
 //! then what the host has no more goes, what the guest added stays, and what the guest changed is refused (`conflict`)
-//! unless `discard=true`. The ledger of what was put there lies beside `P`, as `.NAME.banger`.
+//! unless `discard=true`. The ledger of what was put there lies beside `P`, as `.NAME.banger`, under the `id=` of its shipment.
+//! With `base=` the archive holds only what changed since the shipment of that id, and its first entry, [`REMOVED_LIST`], the
+//! paths that went (each ended by a NUL byte); `not_found` says that another shipment lies there.
 
 mod workspace;
 
@@ -401,6 +403,9 @@ pub struct ExecRequest {
     /// Without `argv` the image's command follows the entrypoint.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub as_image: bool,
+    /// With `login_shell`: all words are quoted, a single one too, and where the guest has `mise` the command gets its tools.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_tools: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -504,9 +504,13 @@ fn workspaces_keep_their_golden_shape() {
         include_untracked: true,
         readonly: true,
         discard: true,
+        again: true,
+        bootstrap: word("background"),
+        setup: words(&["make deps"]),
+        env: [("MODE".to_owned(), "test".to_owned())].into(),
     };
     check_request("prepare_request", &prepare);
-    check_request("plan_request", &PlanRequest { prepare, disk_bytes: Some(8 * GIB), list: true });
+    check_request("plan_request", &PlanRequest { prepare, disk_bytes: Some(8 * GIB), list: true, ignore_config: true });
     let commit = "8a5cb1c6ef0ab6ab3f0bfa9a1de1f2c74b1d7b2e";
     let plan = WorkspacePlan {
         guest_path: "/root/shop".into(),
@@ -519,7 +523,24 @@ fn workspaces_keep_their_golden_shape() {
         files: words(&[".env", "main.rs"]),
         secrets: words(&[".env"]),
         notes: words(&["`.env` looks like it holds a secret"]),
+        tools: vec![ToolFacts { name: "go".into(), version: "1.22.3".into(), source: "go.mod".into() }],
+        config: Some(RepositoryConfig {
+            digest: "6b86b273ff34fce1".into(),
+            accepted: false,
+            image: word("debian-bookworm"),
+            vcpus: Some(2),
+            memory_bytes: Some(2 * GIB),
+            disk_bytes: Some(8 * GIB),
+            ports: words(&["8080:80"]),
+            env: [("MODE".to_owned(), "test".to_owned())].into(),
+            setup: words(&["make deps"]),
+            bootstrap: Some(true),
+        }),
     };
+    check_request(
+        "consent_request",
+        &ConsentRequest { path: "/home/ada/shop".into(), digest: "6b86b273ff34fce1".into() },
+    );
     check("workspace_plan", &plan);
     let workspace = WorkspaceFacts {
         guest_path: "/root/shop".into(),
@@ -530,7 +551,27 @@ fn workspaces_keep_their_golden_shape() {
         readonly: true,
         prepared_at_ns: Some(AT_NS),
         work: None,
+        env: [("MODE".to_owned(), "test".to_owned())].into(),
     };
     let notes = words(&["`fifo` stays here: it is neither a file nor a symbolic link"]);
-    check("prepared", &Prepared { vm_name: "web".into(), workspace, files: 2, bytes: 4711, notes });
+    let status = WorkspaceStatus {
+        workspace: workspace.clone(),
+        host: "commits".into(),
+        host_commits: Some(2),
+        host_error: None,
+        guest: Some(GuestSide { untouched: false, history: 1, changed: 2, removed: 0, added: 40 }),
+    };
+    check("workspace_list", &WorkspaceList { workspaces: vec![status] });
+    check_request("workspace_list_request", &WorkspaceListRequest { guest: true });
+    check(
+        "prepared",
+        &Prepared {
+            vm_name: "web".into(),
+            workspace,
+            files: 2,
+            bytes: 4711,
+            bootstrap: words(&["go@1.22.3 (go.mod)"]),
+            notes,
+        },
+    );
 }

@@ -129,6 +129,7 @@ fn exec_keeps_its_shape() {
             stdin: true,
             login_shell: true,
             as_image: false,
+            with_tools: false,
         },
     );
     check("window_size", &WindowSize { rows: 50, columns: 132 });

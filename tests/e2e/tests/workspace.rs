@@ -109,15 +109,9 @@ fn a_command_runs_in_the_repository_as_it_is_and_the_host_keeps_its_own() {
     assert_eq!(world.banger(&["vm", "list", "--quiet"]).ok().stdout, "");
 }
 
-#[test]
-fn git_in_the_guest_says_what_git_on_the_host_says() {
-    if !needs::qemu("git_in_the_guest_says_what_git_on_the_host_says") {
-        return;
-    }
-    let world = World::debian();
-    let repository = Repository::dirty();
-    let before = repository.hash();
-    world.banger(&["vm", "run", "-d", "--name", "deb", "--memory", "1G", &repository.text()]).ok();
+/// What git tells of the guest's workspace is what it tells of the host's.
+#[track_caller]
+fn assert_git_agrees(world: &World, repository: &Repository) {
     let questions: &[&[&str]] = &[
         &["status", "--porcelain=v2", "-z", "--untracked-files=no"],
         &["ls-files", "-s", "-z"],
@@ -134,6 +128,18 @@ fn git_in_the_guest_says_what_git_on_the_host_says() {
     }
     let fsck = world.banger(&["vm", "exec", "deb", "--", "git", "fsck", "--no-dangling"]);
     assert_eq!(fsck.code, 0, "{fsck:?}");
+}
+
+#[test]
+fn git_in_the_guest_says_what_git_on_the_host_says() {
+    if !needs::qemu("git_in_the_guest_says_what_git_on_the_host_says") {
+        return;
+    }
+    let world = World::debian();
+    let repository = Repository::dirty();
+    let before = repository.hash();
+    world.banger(&["vm", "run", "-d", "--name", "deb", "--memory", "1G", &repository.text()]).ok();
+    assert_git_agrees(&world, &repository);
     assert_eq!(before, repository.hash(), "the host's repository changed");
 
     let shown = world.vm("deb");
@@ -142,8 +148,17 @@ fn git_in_the_guest_says_what_git_on_the_host_says() {
 
     // Again, after the host moved on: what the guest added stays, what it changed is not lost.
     world.banger(&["vm", "exec", "deb", "--", "sh", "-c", "mkdir built && echo x > built/output"]).ok();
+    repository.git(&["commit", "-q", "-a", "-m", "four"]);
+    repository.write("new", "staged and not committed\n");
+    repository.git(&["add", "new"]);
     repository.write("file", "edited again\n");
-    world.banger(&["vm", "workspace", "prepare", "deb", &repository.text()]).ok();
+    std::fs::remove_file(repository.top().join("staged")).expect("a file can be removed");
+    let told = world.banger(&["vm", "exec", "deb", "--", "true"]).ok();
+    assert!(told.stderr.contains("1 new commit"), "{told:?}");
+    // Long enough ago that what did not change since is known not to have changed.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    world.banger(&["vm", "exec", "--auto-prepare", "deb", "--", "true"]).ok();
+    assert_git_agrees(&world, &repository);
     let read = world.banger(&["vm", "exec", "deb", "--", "cat", "file", "built/output"]).ok();
     assert_eq!(read.stdout, "edited again\nx\n");
     world.banger(&["vm", "exec", "deb", "--", "sh", "-c", "echo guest > file"]).ok();
@@ -153,4 +168,37 @@ fn git_in_the_guest_says_what_git_on_the_host_says() {
     assert_eq!(world.banger(&["vm", "exec", "deb", "--", "cat", "file"]).ok().stdout, "guest\n");
     world.banger(&["vm", "workspace", "prepare", "deb", "--discard", &repository.text()]).ok();
     assert_eq!(world.banger(&["vm", "exec", "deb", "--", "cat", "file"]).ok().stdout, "edited again\n");
+}
+
+#[test]
+fn what_a_repository_asks_for_happens_in_the_guest_once_it_is_agreed_to() {
+    if !needs::qemu("what_a_repository_asks_for_happens_in_the_guest_once_it_is_agreed_to") {
+        return;
+    }
+    let world = World::tiny();
+    let repository = Repository::dirty();
+    let config = "memory = '256M'\nsetup = ['echo $MODE > /root/mark; pwd', 'exit 3']\n[env]\nMODE = 'test it'\n";
+    repository.write(".banger.toml", config);
+    repository.write("go.mod", "module x\ngo 1.22\n");
+    repository.git(&["add", ".banger.toml", "go.mod"]);
+    let path = repository.text();
+    let run = ["vm", "run", "-d", "--name", "x", "--image", "tiny"];
+    let refused = world.banger(&[&run[..], &[&path]].concat());
+    assert!(refused.code != 0 && refused.stderr.contains("nobody has agreed"), "{refused:?}");
+    assert_eq!(world.banger(&["vm", "list", "--quiet"]).ok().stdout, "");
+    let ran = world.banger(&[&run[..], &["--accept-config", &path]].concat()).ok();
+    assert!(ran.stderr.contains("not everything could be installed"), "{ran:?}");
+    assert_eq!(world.vm("x")["memory_bytes"], 256 << 20);
+    let log = world.banger(&["vm", "logs", "--bootstrap", "x"]).ok().stdout;
+    for line in ["plan: go@1.22 (go.mod)", "mise is not in this image", "/root/repo", "bootstrap failed with status 1"]
+    {
+        assert!(log.contains(line), "{line} is missing: {log}");
+    }
+    let told = world.banger(&["vm", "exec", "x", "--", "sh", "-c", "cat /root/mark; echo $MODE"]).ok();
+    assert_eq!(told.stdout, "test it\ntest it\n");
+    // A guest that has `mise` runs commands with its tools.
+    let mise = "printf '#!/bin/sh\\nshift 2\\nTOOLS=ready exec \"$@\"\\n' > /bin/mise; chmod +x /bin/mise";
+    world.banger(&["vm", "exec", "--cwd", "/", "x", "--", "sh", "-c", mise]).ok();
+    let told = world.banger(&["vm", "exec", "x", "--", "sh", "-c", "echo $TOOLS in $(pwd)"]).ok();
+    assert_eq!(told.stdout, "ready in /root/repo\n");
 }

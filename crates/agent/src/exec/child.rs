@@ -114,6 +114,11 @@ fn command_words(request: &ExecRequest, shell: &str) -> Words {
             let name = shell.rsplit('/').next().unwrap_or(shell);
             Words { program: shell.to_owned(), name: Some(format!("-{name}")), arguments: Vec::new() }
         }
+        Some(_) if request.login_shell && request.with_tools => {
+            let words = request.argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+            let line = format!("if command -v mise >/dev/null 2>&1; then exec mise exec -- {words}; fi; exec {words}");
+            through_shell(shell, line)
+        }
         Some((first, [])) if request.login_shell => through_shell(shell, first.clone()),
         Some(_) if request.login_shell => {
             through_shell(shell, request.argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "))
@@ -258,6 +263,14 @@ mod tests {
     #[test]
     fn nothing_to_run_is_a_login_shell() {
         assert_eq!(words(&[], false), ("/bin/bash".to_owned(), Some("-bash".to_owned()), vec![]));
+    }
+
+    #[test]
+    fn with_tools_a_command_goes_through_mise_where_there_is_one() {
+        let argv = vec!["make".to_owned(), "a b".to_owned()];
+        let request = ExecRequest { argv, login_shell: true, with_tools: true, ..ExecRequest::default() };
+        let line = "if command -v mise >/dev/null 2>&1; then exec mise exec -- 'make' 'a b'; fi; exec 'make' 'a b'";
+        assert_eq!(command_words(&request, "/bin/sh").arguments, ["-l", "-c", line]);
     }
 
     #[test]

@@ -32,6 +32,8 @@ impl Stamp {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
+    /// The shipment that was put in place last.
+    pub id: String,
     entries: BTreeMap<PathBuf, Stamp>,
 }
 
@@ -45,7 +47,7 @@ impl Ledger {
             }
             Ok(())
         })?;
-        Ok(Ledger { entries })
+        Ok(Ledger { id: String::new(), entries })
     }
 
     pub fn len(&self) -> u64 {
@@ -54,6 +56,15 @@ impl Ledger {
 
     pub fn holds(&self, path: &Path) -> bool {
         self.entries.contains_key(path)
+    }
+
+    /// This one with everything of the other, but for these paths.
+    pub fn with(mut self, other: Ledger, without: &[PathBuf]) -> Ledger {
+        for path in without {
+            self.entries.remove(path);
+        }
+        self.entries.extend(other.entries);
+        self
     }
 
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -74,6 +85,7 @@ impl Ledger {
         let fresh = file.with_extension("banger-new");
         let mut output = BufWriter::new(fs::File::create(&fresh)?);
         output.write_all(HEAD_LINE)?;
+        write!(output, "{}\0", self.id)?;
         for (path, stamp) in &self.entries {
             write!(output, "{} {} {:o} ", stamp.changed_ns, stamp.size, stamp.mode)?;
             output.write_all(path.as_os_str().as_bytes())?;
@@ -159,7 +171,9 @@ fn counts(path: &Path) -> bool {
 
 fn parse(bytes: &[u8]) -> Option<Ledger> {
     let mut entries = BTreeMap::new();
-    for line in bytes.strip_prefix(HEAD_LINE)?.split(|byte| *byte == 0).filter(|line| !line.is_empty()) {
+    let mut lines = bytes.strip_prefix(HEAD_LINE)?.split(|byte| *byte == 0);
+    let id = String::from_utf8(lines.next()?.to_vec()).ok()?;
+    for line in lines.filter(|line| !line.is_empty()) {
         let mut parts = line.splitn(4, |byte| *byte == b' ');
         let mut text = || std::str::from_utf8(parts.next()?).ok();
         let (changed_ns, size, mode) = (text()?, text()?, text()?);
@@ -170,7 +184,7 @@ fn parse(bytes: &[u8]) -> Option<Ledger> {
         };
         entries.insert(PathBuf::from(OsString::from_vec(parts.next()?.to_vec())), stamp);
     }
-    Some(Ledger { entries })
+    Some(Ledger { id, entries })
 }
 
 #[cfg(test)]
@@ -186,7 +200,8 @@ mod tests {
         for name in [&b"a b"[..], b"new\nline", b"\xff", b".git/HEAD", b".git/objects/x", b".git/refs/banger/x"] {
             fs::write(top.join(OsStr::from_bytes(name)), "x").unwrap();
         }
-        let ledger = Ledger::of(&top, None).unwrap();
+        let mut ledger = Ledger::of(&top, None).unwrap();
+        ledger.id = "0123".into();
         assert_eq!(ledger.len(), 4, "{ledger:?}");
         let file = folder.path().join(".top.banger");
         ledger.write(&file).unwrap();

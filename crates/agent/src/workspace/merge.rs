@@ -5,8 +5,17 @@ use super::ledger::{Ledger, example, is_git};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use wire::guest::Placed;
+
+/// What came.
+#[derive(Debug)]
+pub enum Shipment {
+    /// All that the host has.
+    Whole,
+    /// What changed since the last one, and what went.
+    Changes { removed: Vec<PathBuf> },
+}
 
 pub struct Merged {
     pub placed: Placed,
@@ -14,11 +23,17 @@ pub struct Merged {
     pub shipped: Ledger,
 }
 
-/// Moves `incoming` into `folder`, and removes what the last shipment had and this one has not.
-pub fn merge(incoming: &Path, folder: &Path, before: &Ledger) -> io::Result<Merged> {
-    let shipped = Ledger::of(incoming, None)?;
+/// Moves `incoming` into `folder`, and removes what the last shipment had and the host has no more.
+pub fn merge(incoming: &Path, folder: &Path, before: Ledger, shipment: &Shipment) -> io::Result<Merged> {
+    let new = Ledger::of(incoming, None)?;
     let mut placed = Placed::default();
-    for path in before.paths().filter(|path| !shipped.holds(path) && !is_git(path)) {
+    let gone: Vec<&Path> = match shipment {
+        Shipment::Whole => before.paths().filter(|path| !new.holds(path) && !is_git(path)).collect(),
+        Shipment::Changes { removed } => {
+            removed.iter().map(PathBuf::as_path).filter(|path| before.holds(path)).collect()
+        }
+    };
+    for path in gone {
         match fs::remove_file(folder.join(path)) {
             Ok(()) => placed.removed += 1,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
@@ -28,7 +43,11 @@ pub fn merge(incoming: &Path, folder: &Path, before: &Ledger) -> io::Result<Merg
         }
         remove_empty_parents(folder, path);
     }
-    into(incoming, folder, &mut placed)?;
+    into(incoming, folder, matches!(shipment, Shipment::Whole), &mut placed)?;
+    let shipped = match shipment {
+        Shipment::Whole => new,
+        Shipment::Changes { removed } => before.with(new, removed),
+    };
     Ok(Merged { placed, shipped })
 }
 
@@ -51,7 +70,8 @@ pub fn collisions(incoming: &Path, folder: &Path, before: &Ledger) -> io::Result
     Ok((count, examples))
 }
 
-fn into(from: &Path, to: &Path, placed: &mut Placed) -> io::Result<()> {
+/// `whole`: a git folder takes the place of the one that is there; else its files join those.
+fn into(from: &Path, to: &Path, whole: bool, placed: &mut Placed) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
@@ -63,8 +83,8 @@ fn into(from: &Path, to: &Path, placed: &mut Placed) -> io::Result<()> {
         };
         match there {
             // Git's own folder is one thing: half of it is worth nothing.
-            Some(_) if entry.file_name() == ".git" => replace_whole(&source, &target, placed)?,
-            Some(there) if facts.is_dir() && there.is_dir() => into(&source, &target, placed)?,
+            Some(_) if whole && entry.file_name() == ".git" => replace_whole(&source, &target, placed)?,
+            Some(there) if facts.is_dir() && there.is_dir() => into(&source, &target, whole, placed)?,
             Some(there) if !facts.is_dir() && same(&source, &facts, &target, &there)? => {
                 keep(&target, &facts)?;
                 placed.kept += 1;
@@ -183,7 +203,7 @@ mod tests {
         trees.write("there", &[("built/output", "guest's own")]);
         let kept = fs::metadata(trees.path("there/same")).unwrap().ino();
         trees.write("new", &[("same", "1"), ("old", "2"), ("fresh/y", "2"), (".git/HEAD", "b")]);
-        let merged = merge(&trees.path("new"), &trees.path("there"), &before).unwrap();
+        let merged = merge(&trees.path("new"), &trees.path("there"), before, &Shipment::Whole).unwrap();
         assert_eq!((merged.placed.kept, merged.placed.removed), (1, 1), "{:?}", merged.placed);
         let read = |name: &str| fs::read_to_string(trees.path("there").join(name)).ok();
         assert_eq!(read("old").as_deref(), Some("2"));
@@ -196,11 +216,26 @@ mod tests {
     }
 
     #[test]
+    fn changes_join_what_is_there() {
+        let (trees, before) =
+            Trees::new(&[("same", "1"), ("old", "1"), ("gone/x", "1"), (".git/HEAD", "a"), (".git/kept", "1")]);
+        trees.write("new", &[("old", "2"), (".git/index", "2")]);
+        let removed = vec![PathBuf::from("gone/x"), PathBuf::from("../outside")];
+        let merged = merge(&trees.path("new"), &trees.path("there"), before, &Shipment::Changes { removed }).unwrap();
+        let read = |name: &str| fs::read_to_string(trees.path("there").join(name)).ok();
+        let all = ["same", "old", "gone/x", ".git/HEAD", ".git/kept", ".git/index"].map(read);
+        let all: Vec<_> = all.iter().map(Option::as_deref).collect();
+        assert_eq!(all, [Some("1"), Some("2"), None, Some("a"), Some("1"), Some("2")]);
+        let left: Vec<_> = merged.shipped.paths().map(|path| path.display().to_string()).collect();
+        assert_eq!(left, [".git/HEAD", "old", "same"]);
+    }
+
+    #[test]
     fn a_file_and_a_folder_may_change_places() {
         let (trees, before) = Trees::new(&[("a", "1"), ("b/c", "1")]);
         trees.write("new", &[("a/x", "2"), ("b", "2")]);
         assert_eq!(collisions(&trees.path("new"), &trees.path("there"), &before).unwrap().0, 0);
-        merge(&trees.path("new"), &trees.path("there"), &before).unwrap();
+        merge(&trees.path("new"), &trees.path("there"), before, &Shipment::Whole).unwrap();
         assert_eq!(fs::read_to_string(trees.path("there/a/x")).unwrap(), "2");
         assert_eq!(fs::read_to_string(trees.path("there/b")).unwrap(), "2");
     }

@@ -4,8 +4,10 @@ use super::Context;
 use super::complete;
 use super::run::wants_terminal;
 use super::values;
+use super::workspace;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::or_cancel;
+use crate::render;
 use crate::session::{self, Session};
 use crate::terminal;
 use clap::Args;
@@ -14,7 +16,7 @@ use model::UserName;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use wire::FaultKind;
-use wire::control::Sandbox;
+use wire::control::{PrepareRequest, Sandbox, WorkspaceFacts};
 use wire::guest::ExecRequest;
 
 /// Run a command in a running sandbox.
@@ -41,6 +43,9 @@ pub struct ExecArgs {
     /// Run it in this workspace, or any other folder of the guest, through a login shell
     #[arg(long, value_name = "FOLDER", conflicts_with = "cwd")]
     pub guest_path: Option<String>,
+    /// Ship what the host has new first, if that loses nothing of the guest's
+    #[arg(long)]
+    pub auto_prepare: bool,
     #[command(flatten)]
     pub env: EnvArgs,
 }
@@ -65,38 +70,73 @@ pub struct EnvArgs {
 
 pub async fn run(context: &Context, args: ExecArgs) -> Outcome {
     let request = request(args.command, args.env, args.tty, args.interactive)?;
-    let folder = match args.guest_path {
-        Some(folder) => Some(folder),
-        None => or_cancel(workspace_of(context, &args.vm, &request)).await?,
-    };
-    let request = match folder {
-        Some(folder) => in_workspace(request, &folder),
+    let work = or_cancel(workspace_of(context, &args.vm, args.guest_path, &request)).await?;
+    if let Some(work) = &work {
+        or_cancel(meet(context, &args.vm, &work.guest_path, args.auto_prepare)).await?;
+    }
+    let request = match work {
+        Some(work) => in_workspace(request, &work),
         None => request,
     };
     in_guest(context, &args.vm, &request).await
 }
 
-/// Where a command of root's runs that names no folder: the first workspace. Another user has no business in root's home.
-pub async fn workspace_of(context: &Context, vm: &str, request: &ExecRequest) -> Outcome<Option<String>> {
+/// Where a command runs: the folder that was named, else the first workspace for a root who names no folder at all.
+/// Another user has no business in root's home.
+pub async fn workspace_of(
+    context: &Context,
+    vm: &str,
+    folder: Option<String>,
+    request: &ExecRequest,
+) -> Outcome<Option<WorkspaceFacts>> {
     let is_root = request.user.as_deref().is_none_or(|user| matches!(user, "root" | "0"));
-    if request.cwd.is_some() || !is_root {
+    if folder.is_none() && (request.cwd.is_some() || !is_root) {
         return Ok(None);
     }
     let vm: Sandbox = context.client.get(crate::client::Path::vm(vm)).await?;
-    Ok(vm.workspaces.into_iter().next().map(|work| work.guest_path))
+    let mut known = vm.workspaces.into_iter();
+    Ok(match folder {
+        None => known.next(),
+        Some(folder) => {
+            let found = known.find(|work| work.guest_path == folder);
+            found.or_else(|| Some(WorkspaceFacts { guest_path: folder, ..WorkspaceFacts::default() }))
+        }
+    })
+}
+
+/// The host may have moved on since its code was shipped: says so, or ships it again.
+async fn meet(context: &Context, vm: &str, folder: &str, auto_prepare: bool) -> Outcome {
+    let list = workspace::ask(context, vm, false).await?;
+    let Some(status) = list.workspaces.iter().find(|status| status.workspace.guest_path == folder) else {
+        return Ok(());
+    };
+    match status.host.as_str() {
+        "commits" | "edits" if auto_prepare => {
+            let again =
+                PrepareRequest { guest_path: Some(folder.to_owned()), again: true, ..PrepareRequest::default() };
+            workspace::send(context, vm, &again).await?;
+        }
+        "commits" | "edits" if !context.output.quiet => {
+            let word = workspace::host_word(status);
+            render::note(&format!("{folder} is not what the host has now ({word}); `--auto-prepare` ships it first"));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// In a folder, as a person who logged in there would run it.
-pub fn in_workspace(mut request: ExecRequest, folder: &str) -> ExecRequest {
-    request.cwd.get_or_insert_with(|| folder.to_owned());
+pub fn in_workspace(mut request: ExecRequest, work: &WorkspaceFacts) -> ExecRequest {
+    let folder = &work.guest_path;
+    request.cwd.get_or_insert_with(|| folder.clone());
+    for (name, value) in &work.env {
+        request.env.entry(name.clone()).or_insert_with(|| value.clone());
+    }
     // A shipped `mise.toml` is as trusted as the command that is about to run beside it.
-    request.env.entry("MISE_TRUSTED_CONFIG_PATHS".to_owned()).or_insert_with(|| folder.to_owned());
+    request.env.entry("MISE_TRUSTED_CONFIG_PATHS".to_owned()).or_insert_with(|| folder.clone());
     if !request.argv.is_empty() {
-        let words: Vec<_> = request.argv.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
-        let words = words.join(" ");
-        request.argv =
-            vec![format!("if command -v mise >/dev/null 2>&1; then exec mise exec -- {words}; fi; exec {words}")];
         request.login_shell = true;
+        request.with_tools = true;
     }
     request
 }
@@ -118,8 +158,7 @@ pub fn request(command: Vec<String>, env: EnvArgs, tty: bool, interactive: bool)
         tty: tty.then(terminal::size),
         term: tty.then(|| std::env::var("TERM").ok()).flatten(),
         stdin,
-        login_shell: false,
-        as_image: false,
+        ..ExecRequest::default()
     })
 }
 

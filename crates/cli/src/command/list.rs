@@ -1,15 +1,18 @@
 //! `banger vm list` and `banger ps`.
 
 use super::values::{self, Pair};
-use super::{Context, fleet};
+use super::{Context, fleet, workspace};
 use crate::failure::Outcome;
 use crate::render::{self, json, table};
 use clap::Args;
+use futures_util::{StreamExt, stream};
 use model::State;
-use wire::control::Sandbox;
+use std::collections::BTreeMap;
+use wire::control::{Sandbox, WorkspaceFacts, WorkspaceStatus};
 
 /// List sandboxes.
 ///
+/// WORKSPACE is the guest's folder with code of this host, what the guest did there, and what the host has new.
 /// With `--quiet` only their names, one a line.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  banger vm list --label project=shop")]
@@ -36,6 +39,9 @@ pub struct PsArgs {
     pub label: Vec<String>,
 }
 
+/// 8 at a time: each asks git about a repository.
+const AT_ONCE: usize = 8;
+
 pub async fn ps(context: &Context, args: PsArgs) -> Outcome {
     run(context, ListArgs { running: !args.all, label: args.label }).await
 }
@@ -46,7 +52,26 @@ pub async fn run(context: &Context, args: ListArgs) -> Outcome {
     match () {
         () if context.output.json => json::document(&vms),
         () if context.output.quiet => render::data(&vms.iter().map(|vm| format!("{}\n", vm.name)).collect::<String>()),
-        () => table::sandboxes(&vms),
+        () => table::sandboxes(&vms, &work(context, &vms).await),
+    }
+}
+
+/// What each sandbox works on, by its id, and how far guest and host have moved; whose host cannot be looked at shows the guest alone.
+async fn work(context: &Context, vms: &[Sandbox]) -> BTreeMap<String, String> {
+    let with_work = vms.iter().filter(|vm| !vm.workspaces.is_empty());
+    let asked = with_work.map(|vm| async move {
+        let list = workspace::ask(context, &vm.id, false).await.unwrap_or_default();
+        let told: Vec<_> = vm.workspaces.iter().map(|facts| told(facts, &list.workspaces)).collect();
+        (vm.id.clone(), told.join("; "))
+    });
+    stream::iter(asked).buffered(AT_ONCE).collect().await
+}
+
+fn told(facts: &WorkspaceFacts, list: &[WorkspaceStatus]) -> String {
+    let status = list.iter().find(|status| status.workspace.guest_path == facts.guest_path);
+    match status.filter(|status| status.host != "same") {
+        Some(status) => format!("{} (host: {})", table::workspace(facts), workspace::host_word(status)),
+        None => table::workspace(facts),
     }
 }
 

@@ -22,9 +22,12 @@ pub struct LogsArgs {
     /// Go on with what comes
     #[arg(short, long)]
     pub follow: bool,
-    /// Choose whose words: the guest's console, the VMM's, the agent's or the image's own command's
-    #[arg(long, value_name = "SOURCE", value_parser = ["console", "vmm", "agent", "service"], default_value = "console")]
+    /// Choose whose words: the guest's console, the VMM's, the agent's, the image's own command's or the bootstrap's
+    #[arg(long, value_name = "SOURCE", value_parser = ["console", "vmm", "agent", "service", "bootstrap"], default_value = "console")]
     pub source: String,
+    /// What installed the tools that its repository pins said; the same as `--source bootstrap`
+    #[arg(long, conflicts_with = "source")]
+    pub bootstrap: bool,
     /// Only the last so many lines
     #[arg(short = 'n', long, value_name = "LINES")]
     pub tail: Option<u64>,
@@ -34,7 +37,8 @@ pub struct LogsArgs {
 }
 
 pub async fn run(context: &Context, args: LogsArgs) -> Outcome {
-    let mut path = Path::vm(&args.vm).then("logs").query("source", &args.source);
+    let mut path =
+        Path::vm(&args.vm).then("logs").query("source", if args.bootstrap { "bootstrap" } else { &args.source });
     if args.follow {
         path = path.query("follow", "true");
     }

@@ -49,7 +49,7 @@ fn show(context: &Context, off: &[Sandbox]) -> Outcome {
             render::note("No sandbox is off.");
             Ok(())
         }
-        _ => render::table::sandboxes(off),
+        _ => render::table::sandboxes(off, &Default::default()),
     }
 }
 

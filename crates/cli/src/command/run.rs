@@ -6,6 +6,9 @@
 //!    └─ Ctrl-C ──────┴─ Ctrl-C goes to the guest ──┴─ Ctrl-C twice leaves it and says what remains
 //! ```
 
+mod wish;
+
+use self::wish::{Use, WishArgs};
 use super::exec::{self, EnvArgs};
 use super::fleet::Deed;
 use super::spec::SpecArgs;
@@ -26,7 +29,9 @@ use model::workspace::WorkspaceMode;
 use std::path::PathBuf;
 use std::time::Duration;
 use wire::FaultKind;
-use wire::control::{CreateRequest, History, PlanRequest, PrepareRequest, Sandbox, ServiceRequest, WorkspacePlan};
+use wire::control::{
+    CreateRequest, History, PlanRequest, PrepareRequest, Sandbox, ServiceRequest, WorkspaceFacts, WorkspacePlan,
+};
 use wire::guest::ExecRequest;
 
 /// Create a sandbox, start it and run a command or a shell in it.
@@ -76,39 +81,49 @@ pub struct RunArgs {
     #[command(flatten)]
     pub ship: ShipArgs,
     #[command(flatten)]
+    pub wish: WishArgs,
+    #[command(flatten)]
     pub env: EnvArgs,
 }
 
 pub async fn run(context: &Context, args: RunArgs) -> Outcome {
+    let usage = match (args.detach, args.command.is_empty()) {
+        (true, _) => Use::Detached,
+        (false, true) => Use::Shell,
+        (false, false) => Use::Command,
+    };
     let attached = args.tty || args.interactive || !args.command.is_empty();
     let service = service(&args, attached)?;
     let exec = exec::request(args.command, args.env, args.tty, args.interactive)?;
     let exec = ExecRequest { as_image: attached, ..exec };
-    let request = CreateRequest { ephemeral: args.rm, service: Some(service), ..args.spec.request() };
+    let mut request = CreateRequest { ephemeral: args.rm, service: Some(service), ..args.spec.request() };
     let shipment = shipment(args.path.as_deref(), args.ship, args.full)?;
-    let work = match shipment {
-        Some(shipment) => Some(look(context, &request, shipment).await?),
+    let mut work = match shipment {
+        Some(shipment) => Some(look(context, &request, shipment, args.wish.ignore_config).await?),
         None => None,
     };
     if request.dry_run {
         return dry_run(context, &request, work.as_ref().map(|(_, plan)| plan)).await;
+    }
+    if let Some((shipment, plan)) = &mut work {
+        or_cancel(args.wish.settle(context, plan, usage, &mut request, shipment)).await?;
     }
     let vm = make(context, &request).await?;
     let shipped = match &work {
         Some((shipment, _)) => ship(context, &vm, shipment).await.map(Some),
         None => Ok(None),
     };
-    let folder = match shipped {
-        Ok(folder) => folder,
+    let work = match shipped {
+        Ok(work) => work,
         Err(failure) => return Err(give_up(context, &vm, args.rm, failure).await),
     };
     if args.detach {
         return create::show_made(context, &vm);
     }
-    let follows = !attached && folder.is_none() && !vm.service.is_empty();
-    let exec = match folder {
+    let follows = !attached && work.is_none() && !vm.service.is_empty();
+    let exec = match work {
         // Work that was shipped is worked on, whatever the image would run by itself.
-        Some(folder) => exec::in_workspace(ExecRequest { as_image: false, ..exec }, &folder),
+        Some(work) => exec::in_workspace(ExecRequest { as_image: false, ..exec }, &work),
         None => exec,
     };
     let ended = if follows { attach::run(context, &vm).await } else { execute(context, &vm, &exec).await };
@@ -148,8 +163,10 @@ async fn look(
     context: &Context,
     create: &CreateRequest,
     prepare: PrepareRequest,
+    ignore_config: bool,
 ) -> Outcome<(PrepareRequest, WorkspacePlan)> {
-    let request = PlanRequest { prepare: prepare.clone(), disk_bytes: create.disk_bytes, list: create.dry_run };
+    let request =
+        PlanRequest { prepare: prepare.clone(), disk_bytes: create.disk_bytes, list: create.dry_run, ignore_config };
     let plan = or_cancel(workspace::plan(context, request)).await?;
     if !plan.git && !create.dry_run && !context.output.quiet {
         render::note(&workspace::summary(&plan));
@@ -169,13 +186,14 @@ async fn dry_run(context: &Context, request: &CreateRequest, work: Option<&Works
 fn plan_notes(plan: &WorkspacePlan) {
     render::note(&workspace::summary(plan));
     plan.notes.iter().for_each(|note| render::note(note));
+    wish::tell(plan);
 }
 
 /// Answers with the folder it lies in.
-async fn ship(context: &Context, vm: &Sandbox, request: &PrepareRequest) -> Outcome<String> {
+async fn ship(context: &Context, vm: &Sandbox, request: &PrepareRequest) -> Outcome<WorkspaceFacts> {
     let mut interrupt = Interrupt::listen()?;
     match interrupt.or(workspace::send(context, &vm.id, request)).await {
-        Ok(prepared) => Ok(prepared?.workspace.guest_path),
+        Ok(prepared) => Ok(prepared?.workspace),
         Err(_) => Err(cancelled("cancelled while the workspace was shipped")),
     }
 }

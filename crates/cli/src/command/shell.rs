@@ -26,8 +26,8 @@ pub struct ShellArgs {
 pub async fn run(context: &Context, args: ShellArgs) -> Outcome {
     let env = EnvArgs { user: args.user, ..EnvArgs::default() };
     let request = exec::request(Vec::new(), env, false, true)?;
-    let request = match or_cancel(exec::workspace_of(context, &args.vm, &request)).await? {
-        Some(folder) => exec::in_workspace(request, &folder),
+    let request = match or_cancel(exec::workspace_of(context, &args.vm, None, &request)).await? {
+        Some(work) => exec::in_workspace(request, &work),
         None => request,
     };
     exec::in_guest(context, &args.vm, &request).await

@@ -1,10 +1,12 @@
 //! `banger vm workspace`: code of this host in a guest. One file per verb below; here is what they share.
 
 mod export;
+mod list;
 mod prepare;
 mod ship;
 mod status;
 
+pub use list::{ask, host_word};
 pub use prepare::{listing, plan, send, summary};
 pub use ship::ShipArgs;
 pub use status::moved;
@@ -22,6 +24,8 @@ pub enum WorkspaceCommand {
     Log(export::LogArgs),
     Status(status::StatusArgs),
     Pull(status::PullArgs),
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
 }
 
 pub async fn run(context: &Context, command: WorkspaceCommand) -> Outcome {
@@ -32,5 +36,6 @@ pub async fn run(context: &Context, command: WorkspaceCommand) -> Outcome {
         WorkspaceCommand::Log(args) => or_cancel(export::log(context, args)).await,
         WorkspaceCommand::Status(args) => or_cancel(status::status(context, args)).await,
         WorkspaceCommand::Pull(args) => or_cancel(status::pull(context, args)).await,
+        WorkspaceCommand::List(args) => or_cancel(list::run(context, args)).await,
     }
 }

@@ -4,6 +4,7 @@ use super::time;
 use crate::failure::Outcome;
 use comfy_table::{Table, presets};
 use model::ByteSize;
+use std::collections::BTreeMap;
 use wire::control::{DiskUse, ImageFacts, KernelFacts, PortRow, Sandbox, Stats, WorkspaceFacts};
 
 /// Rows below headers; a table without rows shows its headers only.
@@ -23,9 +24,9 @@ fn text(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-pub fn sandboxes(vms: &[Sandbox]) -> Outcome {
-    // A column for what few have shows only where somebody has it.
-    let with_work = vms.iter().any(|vm| !vm.workspaces.is_empty());
+/// `work` tells by id what a sandbox works on; its column shows only where somebody has it.
+pub fn sandboxes(vms: &[Sandbox], work: &BTreeMap<String, String>) -> Outcome {
+    let with_work = !work.is_empty();
     let row = |vm: &Sandbox| {
         let mut row = vec![
             vm.name.clone(),
@@ -38,7 +39,7 @@ pub fn sandboxes(vms: &[Sandbox]) -> Outcome {
             dash(vm.ports.join(" ")),
         ];
         if with_work {
-            row.push(dash(vm.workspaces.iter().map(workspace).collect::<Vec<_>>().join("; ")));
+            row.push(dash(work.get(&vm.id).cloned().unwrap_or_default()));
         }
         row
     };

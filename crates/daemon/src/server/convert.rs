@@ -212,6 +212,7 @@ pub fn workspace(workspace: &model::workspace::Workspace) -> wire_control::Works
         readonly: workspace.readonly,
         prepared_at_ns: (workspace.prepared_at > 0).then_some(workspace.prepared_at),
         work: None,
+        env: workspace.env.clone(),
     }
 }
 

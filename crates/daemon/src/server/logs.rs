@@ -84,9 +84,12 @@ fn file_of(app: &App, sandbox: &Sandbox, source: Option<&str>) -> Result<PathBuf
         // The agent is the guest's init or one of its services: either way its lines are on the console.
         "console" | AGENT => Ok(app.layout.console_log(&sandbox.id)),
         "vmm" => Ok(app.layout.vmm_log(&sandbox.id)),
+        "bootstrap" => Ok(app.layout.bootstrap_log(&sandbox.id)),
         other => {
             let other: String = other.chars().take(40).collect();
-            Err(Refusal::invalid(format!("`{other}` is no log: it is one of `console`, `vmm`, `agent`, `service`")))
+            Err(Refusal::invalid(format!(
+                "`{other}` is no log: it is one of `console`, `vmm`, `agent`, `service`, `bootstrap`"
+            )))
         }
     }
 }

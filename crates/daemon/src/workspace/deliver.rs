@@ -4,8 +4,9 @@
 //! off (cancelled, host disk full, a file that cannot be read) ends without its end, and the agent then changes nothing.
 
 use super::WorkspaceError;
+use super::delta::{Delta, Manifest, delta};
 use super::prepare::Preparation;
-use super::ship::{Shipped, ship};
+use super::ship::{Shipped, ship, ship_delta};
 use crate::app::{App, HostKind};
 use crate::guest::{self, GuestError};
 use bytes::{Bytes, BytesMut};
@@ -43,14 +44,22 @@ pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &
     let path = preparation.wish.guest_path.as_str();
     watch.report(Report::Stage { text: format!("shipping {} to {path}", preparation.host_path().display()) });
     let scratch = Scratch::make(app).map_err(|source| write_failed(preparation, source))?;
-    let (shipped, placed) = match app.kind {
-        HostKind::Sim => {
-            let shipped =
-                ship(&preparation.source, &preparation.entries, &preparation.options, scratch.path(), &mut io::sink())?;
-            (shipped, Placed::default())
-        }
-        HostKind::Real => stream(app, sandbox, preparation, scratch.path(), watch)?,
+    let record = sandbox.workspaces.iter().find(|workspace| workspace.guest_path == path);
+    let file = app.layout.shipped(&sandbox.id, folder_number(path));
+    let manifest = Manifest::take(preparation, format!("{:016x}", app.host.clock.random()));
+    let changes = delta(preparation, record, Manifest::read(&file), &manifest);
+    let journey = Journey { app, sandbox, preparation, scratch: scratch.path(), watch, id: &manifest.id };
+    let (shipped, placed) = match changes.as_ref().map(|changes| journey.go(Some(changes))) {
+        // The guest's disk is older or newer than what we remember: it gets everything.
+        Some(Err(fault)) if fault.kind == FaultKind::NotFound => journey.go(None)?,
+        Some(outcome) => outcome?,
+        None => journey.go(None)?,
     };
+    if let Err(error) = manifest.write(&file) {
+        // Everything travels the next time.
+        tracing::warn!(%error, "cannot remember what was shipped");
+        let _ = fs::remove_file(&file);
+    }
     let workspace = preparation.record(app.host.clock.now());
     app.engine.record_workspace(&sandbox.id, workspace.clone()).map_err(crate::server::fault)?;
     app.homes.nudge();
@@ -58,56 +67,77 @@ pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &
     Ok(Delivered { workspace, shipped, placed })
 }
 
-fn stream(
-    app: &App,
-    sandbox: &Sandbox,
-    preparation: &Preparation,
-    scratch: &Path,
-    watch: &dyn Watch,
-) -> Result<(Shipped, Placed), Fault> {
-    let path = preparation.wish.guest_path.as_str();
-    let over = sandbox.workspaces.iter().any(|workspace| workspace.guest_path == path);
-    let target =
-        format!("/workspace?path={}&over={over}&discard={}", guest::percent_encode(path), preparation.wish.discard);
-    let (pieces, body) = mpsc::channel::<Piece>(PIECES);
-    let vsock = app.layout.vsock(&sandbox.id);
-    let runtime = Handle::current();
-    let call = runtime.spawn(async move { guest::put::<Placed>(&vsock, &target, body).await });
-    let mut out = Out {
-        pieces,
-        runtime: runtime.clone(),
-        piece: BytesMut::new(),
-        watch,
-        sent: 0,
-        total: preparation.measured.bytes,
-    };
-    let shipped =
-        ship(&preparation.source, &preparation.entries, &preparation.options, scratch, &mut out).and_then(|shipped| {
-            out.flush()
-                .map_err(|source| WorkspaceError::Write { path: preparation.host_path().to_path_buf(), source })?;
-            Ok(shipped)
-        });
-    if let Err(error) = &shipped {
-        // The body ends in an error, so the agent knows that this is not all.
-        let _ = out.pieces.try_send(Err(io::Error::other(error.to_string())));
-    }
-    drop(out);
-    let answer = runtime.block_on(async { tokio::time::timeout(PLACED_WITHIN, call).await });
-    if watch.cancelled() {
-        return Err(Fault::new(FaultKind::Cancelled, format!("cannot ship to {}: it was cancelled", sandbox.name())));
-    }
-    let answer = match answer {
-        Ok(joined) => joined.map_err(|error| Fault::new(FaultKind::Internal, error.to_string()))?,
-        Err(_) => Err(GuestError::Silent { call: "PUT /workspace".into(), within: PLACED_WITHIN }),
-    };
-    match (shipped, answer) {
-        (Ok(shipped), Ok(placed)) => Ok((shipped, placed)),
-        // What the guest says explains why its side of the stream ended.
-        (_, Err(GuestError::Refused { source, .. })) => Err(refused(sandbox, *source)),
-        (Err(WorkspaceError::Write { .. }) | Ok(_), Err(error)) => {
-            Err(crate::server::guest_fault(sandbox.name(), &error))
+/// Stands for a folder of the guest in the name of a file: FNV-1a, which is the same tomorrow.
+fn folder_number(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// One archive on its way.
+struct Journey<'a> {
+    app: &'a App,
+    sandbox: &'a Sandbox,
+    preparation: &'a Preparation,
+    scratch: &'a Path,
+    watch: &'a dyn Watch,
+    /// The shipment's name.
+    id: &'a str,
+}
+
+impl Journey<'_> {
+    fn go(&self, changes: Option<&Delta>) -> Result<(Shipped, Placed), Fault> {
+        match self.app.kind {
+            HostKind::Sim => Ok((self.write(changes, &mut io::sink())?, Placed::default())),
+            HostKind::Real => self.stream(changes),
         }
-        (Err(error), _) => Err(error.into()),
+    }
+
+    fn write(&self, changes: Option<&Delta>, out: &mut dyn Write) -> Result<Shipped, WorkspaceError> {
+        let Preparation { source, entries, options, .. } = self.preparation;
+        match changes {
+            Some(changes) => ship_delta(source, changes, options, self.scratch, out),
+            None => ship(source, entries, options, self.scratch, out),
+        }
+    }
+
+    fn target(&self, changes: Option<&Delta>) -> String {
+        let path = self.preparation.wish.guest_path.as_str();
+        let over = self.sandbox.workspaces.iter().any(|workspace| workspace.guest_path == path);
+        let (discard, id) = (self.preparation.wish.discard, self.id);
+        let base = changes.map(|changes| format!("&base={}", changes.base)).unwrap_or_default();
+        format!("/workspace?path={}&over={over}&discard={discard}&id={id}{base}", guest::percent_encode(path))
+    }
+
+    fn stream(&self, changes: Option<&Delta>) -> Result<(Shipped, Placed), Fault> {
+        let (pieces, body) = mpsc::channel::<Piece>(PIECES);
+        let (vsock, target) = (self.app.layout.vsock(&self.sandbox.id), self.target(changes));
+        let runtime = Handle::current();
+        let call = runtime.spawn(async move { guest::put::<Placed>(&vsock, &target, body).await });
+        let total = if changes.is_some() { 0 } else { self.preparation.measured.bytes };
+        let (watch, piece) = (self.watch, BytesMut::new());
+        let mut out = Out { pieces, runtime: runtime.clone(), piece, watch, sent: 0, total };
+        let failed = |source| WorkspaceError::Write { path: self.preparation.host_path().to_path_buf(), source };
+        let shipped = self.write(changes, &mut out).and_then(|shipped| out.flush().map(|()| shipped).map_err(failed));
+        match &shipped {
+            Ok(_) => drop(out),
+            Err(error) => out.break_off(&error.to_string()),
+        }
+        if watch.cancelled() {
+            let message = format!("cannot ship to {}: it was cancelled", self.sandbox.name());
+            return Err(Fault::new(FaultKind::Cancelled, message));
+        }
+        let answer = match runtime.block_on(async { tokio::time::timeout(PLACED_WITHIN, call).await }) {
+            Ok(joined) => joined.map_err(|error| Fault::new(FaultKind::Internal, error.to_string()))?,
+            Err(_) => Err(GuestError::Silent { call: "PUT /workspace".into(), within: PLACED_WITHIN }),
+        };
+        match (shipped, answer) {
+            (Ok(shipped), Ok(placed)) => Ok((shipped, placed)),
+            // What the guest says explains why its side of the stream ended.
+            (_, Err(GuestError::Refused { source, .. })) => Err(refused(self.sandbox, *source)),
+            (Err(WorkspaceError::Write { .. }) | Ok(_), Err(error)) => {
+                Err(crate::server::guest_fault(self.sandbox.name(), &error))
+            }
+            (Err(error), _) => Err(error.into()),
+        }
     }
 }
 
@@ -138,6 +168,15 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
+    /// The body ends in an error, so the agent knows that this is not all. One that takes not even that never gets an end.
+    fn break_off(self, why: &str) {
+        let word = self.pieces.send_timeout(Err(io::Error::other(why.to_owned())), PIECE_WITHIN);
+        if let Err(mpsc::error::SendTimeoutError::Timeout(_)) = self.runtime.block_on(word) {
+            tracing::warn!("a guest takes nothing; its import is left hanging until it ends");
+            std::mem::forget(self.pieces);
+        }
+    }
+
     fn send(&mut self) -> io::Result<()> {
         if self.watch.cancelled() {
             return Err(io::Error::other("it was cancelled"));

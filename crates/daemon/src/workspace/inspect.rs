@@ -57,11 +57,15 @@ pub fn inspect(path: &Path) -> Result<Source> {
     let git = Git::hostile(&path)?;
     if let Some(top) = git.line(["rev-parse", "--show-toplevel"])? {
         let top = PathBuf::from(top);
-        let own = git.line(["rev-parse", "--absolute-git-dir"])?;
+        // A repository may claim any folder for its own (`core.worktree`): its files would be the host's secrets. The folder
+        // has to know of it, too.
+        let from_top = |git: Git| git.line(["rev-parse", "--absolute-git-dir"]);
+        let (own, known) = (from_top(git)?, from_top(Git::hostile(&top)?)?);
+        if own.is_none() || own != known || !path.starts_with(&top) {
+            return Err(WorkspaceError::Claimed { path });
+        }
         let found = repository(top)?;
-        // A repository may claim any folder for its own (`core.worktree`): its files would be the host's secrets. The
-        // folder has to know of it, too.
-        return match own.is_some_and(|own| Path::new(&own) == found.git_folder) && path.starts_with(&found.top) {
+        return match is_its_own(&found) {
             true => Ok(Source::Git(Box::new(found))),
             false => Err(WorkspaceError::Claimed { path }),
         };
@@ -118,6 +122,35 @@ fn repository(top: PathBuf) -> Result<Repository> {
         top,
         git,
     })
+}
+
+/// What a repository is made of lies in it, or in a git folder that knows of this work tree: else a stranger's folder could
+/// show us any repository of the host.
+fn is_its_own(found: &Repository) -> bool {
+    let (own, common) = (&found.git_folder, &found.common_folder);
+    let is_link = |path: PathBuf| path.symlink_metadata().is_ok_and(|facts| facts.is_symlink());
+    if ["objects", "refs", "packed-refs", "config"].into_iter().any(|name| is_link(common.join(name)))
+        || ["HEAD", "index", "commondir"].into_iter().any(|name| is_link(own.join(name)))
+    {
+        return false;
+    }
+    let dot = found.top.join(".git");
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    match dot.symlink_metadata() {
+        Ok(facts) if facts.is_dir() => own == common,
+        // A work tree of `git worktree`: its git folder names it, and lies where the repository keeps such.
+        Ok(facts) if facts.is_file() && own != common => {
+            let back = std::fs::read_to_string(own.join("gitdir")).unwrap_or_default();
+            own.parent() == Some(&common.join("worktrees")) && same(Path::new(back.trim_end()), &dot)
+        }
+        // A submodule: its own configuration names where it is checked out.
+        Ok(facts) if facts.is_file() => {
+            let config = own.join("config").to_string_lossy().into_owned();
+            let named = Git::own(&found.top).line(["config", "--file", &config, "--get", "core.worktree"]);
+            named.ok().flatten().is_some_and(|named| same(&own.join(named), &found.top))
+        }
+        _ => false,
+    }
 }
 
 /// `https://user:secret@host/x` becomes `https://user@host/x`: a guest has no business with the host's secrets.

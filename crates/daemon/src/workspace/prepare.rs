@@ -1,11 +1,14 @@
 //! What was asked for, looked at before anything is made: source, commit, branch, size and the list of what travels.
 
+use super::bootstrap::Bootstrap;
 use super::inspect::{Source, inspect, resolve};
 use super::list::{Entry, Selection, list, list_submodules};
 use super::ship::ShipOptions;
 use super::state::{self, Measured};
+use super::tools::pinned;
 use super::{Result, WorkspaceError};
 use model::workspace::{DEFAULT_DEPTH, GuestPath, Workspace, WorkspaceMode};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone, Default)]
@@ -20,6 +23,20 @@ pub struct Wish {
     pub include_untracked: bool,
     pub readonly: bool,
     pub discard: bool,
+    pub bootstrap: Install,
+    pub setup: Vec<String>,
+    pub env: BTreeMap<String, String>,
+}
+
+/// What becomes of the tools that a repository pins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Install {
+    #[default]
+    Nothing,
+    /// The set-up commands alone, waited for.
+    Setup,
+    Background,
+    Wait,
 }
 
 /// Everything that is known before the first byte travels.
@@ -117,6 +134,16 @@ impl Preparation {
         self.entries.iter().chain(&self.inner)
     }
 
+    /// What is to be installed once it is there.
+    pub fn bootstrap(&self) -> Result<Bootstrap> {
+        let tools = match self.wish.bootstrap {
+            Install::Background | Install::Wait => pinned(&self.source, &self.entries)?,
+            Install::Setup | Install::Nothing => Vec::new(),
+        };
+        let setup = if self.wish.bootstrap == Install::Nothing { Vec::new() } else { self.wish.setup.clone() };
+        Ok(Bootstrap { folder: self.wish.guest_path.to_string(), tools, setup, env: self.wish.env.clone() })
+    }
+
     pub fn record(&self, now: u64) -> Workspace {
         let host_head = match &self.source {
             Source::Git(repository) => repository.head.clone(),
@@ -131,7 +158,9 @@ impl Preparation {
             depth: self.options.depth,
             include_untracked: self.wish.include_untracked,
             readonly: self.wish.readonly,
+            own_branch: self.wish.branch.is_some(),
             from: self.options.from.clone(),
+            env: self.wish.env.clone(),
             host_head,
             host_state: Some(self.measured.digest.clone()),
             prepared_at: now,
@@ -146,12 +175,15 @@ impl From<&Workspace> for Wish {
             path: PathBuf::from(&workspace.host_path),
             guest_path: workspace.guest_path.parse().unwrap_or_default(),
             mode: workspace.mode,
-            depth: workspace.depth,
-            branch: None,
-            from: None,
+            depth: workspace.depth.filter(|_| workspace.mode == WorkspaceMode::Shallow),
+            branch: workspace.branch.clone().filter(|_| workspace.own_branch),
+            from: workspace.from.clone(),
             include_untracked: workspace.include_untracked,
             readonly: workspace.readonly,
             discard: false,
+            bootstrap: Install::Nothing,
+            setup: Vec::new(),
+            env: workspace.env.clone(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! index names and the history lacks, and the few settings that change how a status reads. Files are opened relative to
 //! the top without following any link, so a tree that changes under us or lies can never show us another folder.
 
+use super::delta::{self, Delta};
 use super::git::Git;
 use super::inspect::{Repository, Source};
 use super::list::{Entry, Selection, list, submodules};
@@ -12,7 +13,7 @@ use super::{Result, WorkspaceError};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, readlinkat};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, FileTimes};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -56,22 +57,32 @@ pub fn ship(
     scratch: &Path,
     out: &mut dyn Write,
 ) -> Result<Shipped> {
-    let mut shipment = Shipment {
-        tar: tar::Builder::new(out),
-        shipped: Shipped::default(),
-        top: source.path().into(),
-        unwritable: if options.readonly { 0o222 } else { 0 },
-        staged: 0,
-    };
-    shipment.tar.mode(tar::HeaderMode::Complete);
-    shipment.tar.follow_symlinks(false);
+    let mut shipment = Shipment::new(source, options, out);
     if let Source::Git(repository) = source {
         shipment.repository(repository, options, scratch, Path::new(""), 0)?;
     }
     shipment.files(source.path(), entries, Path::new(""))?;
-    let Shipment { mut tar, shipped, top, .. } = shipment;
-    tar.finish().map_err(|source| WorkspaceError::Write { path: top, source })?;
-    Ok(shipped)
+    shipment.finish()
+}
+
+/// Writes only what changed since the last shipment.
+pub fn ship_delta(
+    source: &Source,
+    delta: &Delta,
+    options: &ShipOptions,
+    scratch: &Path,
+    out: &mut dyn Write,
+) -> Result<Shipped> {
+    let mut shipment = Shipment::new(source, options, out);
+    shipment.append_bytes(Path::new(wire::guest::REMOVED_LIST), &delta::removed_list(&delta.removed))?;
+    if let (Source::Git(repository), Some(known)) = (source, &delta.known) {
+        let staged = scratch.join("changes");
+        stage_changes(repository, options, known, &staged)?;
+        shipment.append_tree(&staged.join(".git"), Path::new(".git"))?;
+        shipment.shipped.head = repository.head.clone();
+    }
+    shipment.files(source.path(), &delta.changed, Path::new(""))?;
+    shipment.finish()
 }
 
 struct Shipment<'a> {
@@ -84,7 +95,26 @@ struct Shipment<'a> {
     staged: u32,
 }
 
-impl Shipment<'_> {
+impl<'a> Shipment<'a> {
+    fn new(source: &Source, options: &ShipOptions, out: &'a mut dyn Write) -> Shipment<'a> {
+        let mut tar = tar::Builder::new(out);
+        tar.mode(tar::HeaderMode::Complete);
+        tar.follow_symlinks(false);
+        Shipment {
+            tar,
+            shipped: Shipped::default(),
+            top: source.path().into(),
+            unwritable: if options.readonly { 0o222 } else { 0 },
+            staged: 0,
+        }
+    }
+
+    fn finish(self) -> Result<Shipped> {
+        let Shipment { mut tar, shipped, top, .. } = self;
+        tar.finish().map_err(|source| WorkspaceError::Write { path: top, source })?;
+        Ok(shipped)
+    }
+
     /// Stages the repository and appends it as `<below>/.git`; then its submodules, each with its files.
     fn repository(
         &mut self,
@@ -178,6 +208,11 @@ impl Shipment<'_> {
         self.tar.append_dir_all(place, from).map_err(|source| self.write_error(source))
     }
 
+    fn append_bytes(&mut self, place: &Path, bytes: &[u8]) -> Result<()> {
+        let mut header = header(tar::EntryType::Regular, 0o644, bytes.len() as u64, 0);
+        self.tar.append_data(&mut header, place, bytes).map_err(|source| self.write_error(source))
+    }
+
     fn append_folder(&mut self, place: &Path, mode: u32) -> Result<()> {
         let mut header = header(tar::EntryType::Directory, mode, 0, 0);
         self.tar.append_data(&mut header, place, io::empty()).map_err(|source| self.write_error(source))
@@ -222,6 +257,36 @@ fn stage(repository: &Repository, options: &ShipOptions, staged: &Path) -> Resul
         true => git.ask(["read-tree", "HEAD"]).map(|_| ()),
         false => index(repository, &git, staged),
     }
+}
+
+/// Makes what joins the guest's `.git`: its references as they shall be, the host's index, and one pack of what it lacks. Its
+/// configuration stays as it is.
+fn stage_changes(repository: &Repository, options: &ShipOptions, known: &str, staged: &Path) -> Result<()> {
+    let failed = |source: io::Error| WorkspaceError::Write { path: staged.to_path_buf(), source };
+    std::fs::create_dir_all(staged).map_err(failed)?;
+    let git = Git::own(staged);
+    let format = format!("--object-format={}", repository.object_format);
+    git.ask(["init", "--quiet", "--template=", &format, "--initial-branch=main"])?;
+    let head = repository.head.as_deref().unwrap_or(known);
+    delta::pack(repository, &git, known, head)?;
+    info(repository, &git)?;
+    index_file(repository, &git, staged)?;
+    // By hand: git refuses a reference to a commit that it has not.
+    let folder = staged.join(".git");
+    let write = |name: &str, text: String| -> Result<()> {
+        let path = folder.join(name);
+        let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        made.and_then(|()| std::fs::write(path, text)).map_err(failed)
+    };
+    write("refs/banger/base", format!("{head}\n"))?;
+    match options.branch.as_ref().or(repository.branch.as_ref()) {
+        Some(branch) => {
+            write(&format!("refs/heads/{branch}"), format!("{head}\n"))?;
+            write("HEAD", format!("ref: refs/heads/{branch}\n"))?;
+        }
+        None => write("HEAD", format!("{head}\n"))?,
+    }
+    std::fs::remove_file(folder.join("config")).map_err(failed)
 }
 
 /// Exactly the commits that `depth` allows, from the host's own objects, by the protocol git itself uses for strangers.
@@ -271,6 +336,10 @@ fn settings(repository: &Repository, git: &Git) -> Result<()> {
             wanted.push((key, value));
         }
     }
+    // Inode, device and fractions of a second are the guest's own: without these git would read every file again, and would
+    // take what a filter of the host made (LFS) for an edit.
+    wanted.push(("core.checkStat", "minimal".to_owned()));
+    wanted.push(("core.trustCtime", "false".to_owned()));
     wanted.extend(repository.identity.name.clone().map(|name| ("user.name", name)));
     wanted.extend(repository.identity.email.clone().map(|email| ("user.email", email)));
     if let Some(origin) = &repository.origin {
@@ -280,6 +349,10 @@ fn settings(repository: &Repository, git: &Git) -> Result<()> {
     for (key, value) in &wanted {
         git.ask(["config", key, value])?;
     }
+    info(repository, git)
+}
+
+fn info(repository: &Repository, git: &Git) -> Result<()> {
     let info = repository.common_folder.join("info");
     let own = repository.git_folder.join("info");
     for (from, name) in [(&info, "exclude"), (&info, "attributes"), (&own, "sparse-checkout")] {
@@ -290,6 +363,16 @@ fn settings(repository: &Repository, git: &Git) -> Result<()> {
 
 /// The host's index as it is, and the objects it names that the shipped history does not hold.
 fn index(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
+    index_file(repository, git, staged)?;
+    let missing = missing_objects(git)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<u8> = missing.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
+    repository.git.pipe(["pack-objects", "--stdout", "-q"], &names, git, ["unpack-objects", "-q"])
+}
+
+fn index_file(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
     let from = repository.git_folder.join("index");
     if !from.symlink_metadata().is_ok_and(|found| found.is_file()) {
         return Ok(());
@@ -303,12 +386,9 @@ fn index(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
         }
     }
     git.ask(["update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor"])?;
-    let missing = missing_objects(git)?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<u8> = missing.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
-    repository.git.pipe(["pack-objects", "--stdout", "-q"], &names, git, ["unpack-objects", "-q"])
+    // By the index's time git tells which files it has to read after all (racy-git(7)): it stays the host's.
+    let times = from.metadata().and_then(|facts| Ok(FileTimes::new().set_modified(facts.modified()?))).map_err(read)?;
+    File::options().write(true).open(staged.join(".git/index")).and_then(|file| file.set_times(times)).map_err(read)
 }
 
 /// Blobs of the index that the staged repository lacks: what was added and not yet committed.
@@ -338,6 +418,21 @@ fn copy_small(from: &Path, to: &Path) -> Result<()> {
         std::fs::copy(from, to).map(|_| ())
     };
     copy().map_err(|source| WorkspaceError::Read { path: from.to_path_buf(), source })
+}
+
+/// A regular file of at most 64 KiB below `top` as text; none where it is anything else.
+pub(super) fn read_small(top: &Path, path: &Path) -> Result<Option<String>> {
+    const LIMIT: u64 = 64 << 10;
+    let Ok(file) = open_below(top, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) else { return Ok(None) };
+    let read = |source: io::Error| WorkspaceError::Read { path: top.join(path), source };
+    let file = File::from(file);
+    let facts = file.metadata().map_err(read)?;
+    if !facts.is_file() || facts.len() > LIMIT {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(LIMIT).read_to_end(&mut bytes).map_err(read)?;
+    Ok(String::from_utf8(bytes).ok())
 }
 
 /// Opens below `top` without following a link anywhere on the way (openat2(2)).

@@ -84,6 +84,9 @@ pub struct WorkspaceFacts {
     /// What the guest did there, as of the last look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<super::WorkFacts>,
+    /// Variables for commands that run in it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
 }
 
 /// One span of a launch, in order of start; `depth` makes the tree.
@@ -283,7 +286,7 @@ pub struct StreamRequest {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[serde(default)]
 pub struct LogsRequest {
-    /// `console` (default), `vmm`, `agent` or `service`.
+    /// `console` (default), `vmm`, `agent`, `service` or `bootstrap`.
     pub source: Option<String>,
     pub follow: bool,
     /// Only the last so many lines.

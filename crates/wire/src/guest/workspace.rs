@@ -29,6 +29,9 @@ pub struct WorkspaceState {
     pub examples: Vec<String>,
 }
 
+/// The name of the first entry of an archive that holds only changes.
+pub const REMOVED_LIST: &str = ".banger-removed";
+
 /// Enough for a sentence.
 pub const MAX_EXAMPLES: usize = 8;
 

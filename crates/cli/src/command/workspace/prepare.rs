@@ -46,7 +46,9 @@ pub async fn run(context: &Context, args: PrepareArgs) -> Outcome {
     let mut request = args.ship.request(&args.path, args.mode)?;
     request.discard = args.discard;
     if args.dry_run {
-        let plan = plan(context, PlanRequest { prepare: request, disk_bytes: None, list: true }).await?;
+        let plan =
+            plan(context, PlanRequest { prepare: request, list: true, ignore_config: true, ..PlanRequest::default() })
+                .await?;
         return if context.output.json { json::document(&plan) } else { render::data(&listing(&plan)) };
     }
     let prepared = send(context, &args.vm, &request).await?;

@@ -40,7 +40,7 @@ impl ShipArgs {
             from: self.from,
             include_untracked: self.include_untracked,
             readonly: self.readonly,
-            discard: false,
+            ..PrepareRequest::default()
         })
     }
 }

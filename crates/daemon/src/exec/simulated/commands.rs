@@ -31,7 +31,7 @@ where
         [] => guest.shell().await,
         ["sh" | "/bin/sh" | "bash" | "/bin/bash"] => guest.shell().await,
         ["sh" | "/bin/sh" | "bash" | "/bin/bash", "-c" | "-lc", script, ..] => guest.script(script).await.ended(),
-        words if request.login_shell => guest.script(&words.join(" ")).await.ended(),
+        [line] if request.login_shell && !request.with_tools => guest.script(line).await.ended(),
         words => {
             let words = words.iter().map(|word| (*word).to_owned()).collect();
             match guest.simple(&Simple { words, ..Simple::default() }).await {

@@ -1,135 +1,13 @@
 //! What a guest unpacks is what the host had: `git status`, the index, the trees and the modes agree, for every state a
-//! work tree can be in; and nothing that a hostile repository names is ever executed on the way.
+//! work tree can be in.
 
-use daemon::workspace::ship::{DEFAULT_DEPTH, ShipOptions};
+use crate::rig::{Case, fingerprint, git, options};
+use daemon::workspace::ship::ShipOptions;
 use daemon::workspace::{Selection, WorkspaceError, inspect, list, ship};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use tempfile::TempDir;
-
-struct Case {
-    folder: TempDir,
-}
-
-impl Case {
-    /// A repository of three commits with a few files.
-    fn new() -> Case {
-        let case = Case { folder: tempfile::tempdir().expect("a folder can be made") };
-        std::fs::create_dir(case.host()).expect("a folder can be made");
-        case.git(&["init", "-q", "-b", "main"]);
-        case.git(&["config", "user.name", "A Person"]);
-        case.git(&["config", "user.email", "person@example.org"]);
-        for number in 1..=3 {
-            case.write("file", &format!("{number}\n"));
-            case.write(format!("dir/{number}"), "x\n");
-            case.git(&["add", "-A"]);
-            let message = format!("commit {number}");
-            case.git(&["commit", "-q", "-m", &message]);
-        }
-        case
-    }
-
-    fn host(&self) -> PathBuf {
-        self.folder.path().join("host repo")
-    }
-
-    fn guest(&self) -> PathBuf {
-        self.folder.path().join("guest")
-    }
-
-    fn write(&self, path: impl AsRef<Path>, text: &str) {
-        let path = self.host().join(path);
-        std::fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder can be made");
-        std::fs::write(path, text).expect("a file can be written");
-    }
-
-    #[track_caller]
-    fn git(&self, arguments: &[&str]) -> Vec<u8> {
-        git(&self.host(), arguments)
-    }
-
-    fn ship_with(&self, options: &ShipOptions) -> Result<daemon::workspace::Shipped, WorkspaceError> {
-        let source = inspect(&self.host())?;
-        let scratch = tempfile::tempdir().expect("a folder can be made");
-        let mut archive = Vec::new();
-        let entries = list(&source, options.selection)?;
-        let shipped = ship(&source, &entries, options, scratch.path(), &mut archive)?;
-        let _ = std::fs::remove_dir_all(self.guest());
-        std::fs::create_dir(self.guest()).expect("a folder can be made");
-        let mut archive = tar::Archive::new(archive.as_slice());
-        archive.set_preserve_permissions(true);
-        archive.unpack(self.guest()).expect("the archive unpacks");
-        Ok(shipped)
-    }
-
-    #[track_caller]
-    fn ship(&self) -> daemon::workspace::Shipped {
-        self.ship_with(&options()).expect("the repository ships")
-    }
-
-    /// Ships, and compares host and guest in everything that git can say about a work tree.
-    #[track_caller]
-    fn check(&self) {
-        let before = fingerprint(&self.host());
-        self.ship();
-        assert_eq!(before, fingerprint(&self.host()), "the host's repository changed");
-        for question in [
-            &["status", "--porcelain=v2", "-z", "--untracked-files=no"][..],
-            &["ls-files", "-s", "-z"],
-            &["ls-files", "-v", "-z"],
-            &["rev-parse", "HEAD"],
-            &["symbolic-ref", "-q", "HEAD"],
-        ] {
-            let told = |top: &Path| String::from_utf8_lossy(&try_git(top, question)).into_owned();
-            assert_eq!(told(&self.host()), told(&self.guest()), "git {question:?}");
-        }
-        git(&self.guest(), &["fsck", "--no-dangling"]);
-    }
-}
-
-fn options() -> ShipOptions {
-    ShipOptions { depth: Some(DEFAULT_DEPTH), ..ShipOptions::default() }
-}
-
-fn base(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("git");
-    command.arg("-C").arg(folder).args(arguments);
-    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_OPTIONAL_LOCKS", "0");
-    command
-}
-
-#[track_caller]
-fn git(folder: &Path, arguments: &[&str]) -> Vec<u8> {
-    let output = base(folder, arguments).output().expect("git runs");
-    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
-}
-
-fn try_git(folder: &Path, arguments: &[&str]) -> Vec<u8> {
-    base(folder, arguments).output().expect("git runs").stdout
-}
-
-/// Every file below a folder with its mode, size and content hash is too much: names, modes, sizes and times will do.
-fn fingerprint(folder: &Path) -> Vec<(PathBuf, u32, u64, std::time::SystemTime)> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder can be read").flatten() {
-            let metadata = entry.metadata().expect("an entry is there");
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            } else {
-                let time = metadata.modified().expect("a file has a time");
-                found.push((entry.path(), metadata.permissions().mode(), metadata.len(), time));
-            }
-        }
-    }
-    found.sort();
-    found
-}
 
 #[test]
 fn a_clean_repository_arrives_as_it_is() {
@@ -284,57 +162,6 @@ fn worktrees_submodules_sparse_detached_and_empty_repositories_arrive() {
 }
 
 #[test]
-fn nothing_that_a_hostile_repository_names_is_executed() {
-    let case = Case::new();
-    let proof = case.folder.path().join("executed");
-    let command = format!("touch '{}'", proof.display());
-    for key in [
-        "core.fsmonitor",
-        "core.sshCommand",
-        "filter.evil.clean",
-        "filter.evil.smudge",
-        "filter.evil.process",
-        "diff.evil.textconv",
-        "diff.evil.command",
-        "diff.external",
-        "core.pager",
-        "uploadpack.packObjectsHook",
-        "filter.a=b.clean",
-    ] {
-        case.git(&["config", key, &command]);
-    }
-    case.git(&["config", "filter.evil.required", "true"]);
-    for hook in ["post-checkout", "pre-commit", "post-index-change", "reference-transaction", "fsmonitor-watchman"] {
-        let path = case.host().join(".git/hooks").join(hook);
-        std::fs::create_dir_all(path.parent().expect("a hook lies in a folder")).expect("a folder can be made");
-        std::fs::write(&path, format!("#!/bin/sh\n{command}\n")).expect("a file can be written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode can be set");
-    }
-    case.write(".gitattributes", "* filter=evil diff=evil\n");
-    case.write("file", "dirty\n");
-    let source = inspect(&case.host()).expect("it is a repository");
-    list(&source, Selection { include_untracked: true }).expect("it can be listed");
-    case.ship();
-    assert!(!proof.exists(), "the repository made us run its command");
-}
-
-#[test]
-fn a_link_never_leads_a_read_out_of_the_tree() {
-    let case = Case::new();
-    let secret = case.folder.path().join("secret");
-    std::fs::create_dir(&secret).expect("a folder can be made");
-    std::fs::write(secret.join("1"), "the host's secret").expect("a file can be written");
-    std::fs::remove_dir_all(case.host().join("dir")).expect("a folder can be removed");
-    symlink(&secret, case.host().join("dir")).expect("a link can be made");
-    let shipped = case.ship();
-    assert!(shipped.notes.iter().any(|note| note.contains("symbolic link")), "{:?}", shipped.notes);
-    let leaked = fingerprint(&case.guest())
-        .into_iter()
-        .any(|(path, ..)| std::fs::read(path).is_ok_and(|bytes| bytes.windows(6).any(|window| window == b"secret")));
-    assert!(!leaked);
-}
-
-#[test]
 fn what_cannot_be_shipped_is_refused_before_any_machine_exists() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let path = folder.path();
@@ -361,4 +188,46 @@ fn a_plain_folder_ships_without_what_it_ignores() {
     let listed = list(&source, Selection::default()).expect("it can be listed");
     let names: Vec<_> = listed.iter().map(|entry| entry.path.to_string_lossy().into_owned()).collect();
     assert_eq!(names, [".bangerignore", ".hidden", "kept"]);
+}
+
+/// A program that cleans what git stores (LFS) does not run in the guest; the host's word that a file is clean counts there.
+#[test]
+fn what_a_filter_made_of_a_file_is_as_clean_in_the_guest_as_on_the_host() {
+    let case = Case::new();
+    case.write(".gitattributes", "*.bin filter=large\n");
+    case.git(&["config", "filter.large.clean", "sed s/.*/pointer/"]);
+    case.git(&["config", "filter.large.smudge", "cat"]);
+    case.write("big.bin", "the content itself\n");
+    case.git(&["add", "-A"]);
+    case.git(&["commit", "-q", "-m", "large"]);
+    // Git looks again at what changed in the second of its index.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    case.git(&["update-index", "--refresh"]);
+    case.git(&["status"]);
+    assert_eq!(case.git(&["show", "HEAD:big.bin"]), b"pointer\n");
+    case.check();
+    let arrived = std::fs::read_to_string(case.guest().join("big.bin")).expect("the file arrived");
+    assert_eq!(arrived, "the content itself\n");
+}
+
+/// Same size, same second: only the content tells, and git looks at it because of the index's time.
+#[test]
+fn an_edit_in_the_second_of_its_add_is_seen_in_the_guest() {
+    for _ in 0..5 {
+        let case = Case::new();
+        case.write("file", "one\n");
+        case.git(&["add", "file"]);
+        case.write("file", "two\n");
+        case.check();
+    }
+}
+
+#[test]
+fn files_alone_and_files_to_read_only_arrive() {
+    let case = Case::new();
+    case.write("file", "edited\n");
+    case.ship_with(&ShipOptions { files_only: true, readonly: true, ..options() }).expect("the repository ships");
+    assert!(!case.guest().join(".git").exists());
+    let mode = std::fs::metadata(case.guest().join("file")).expect("the file arrived").permissions().mode();
+    assert_eq!(mode & 0o777, 0o444);
 }
