@@ -94,10 +94,10 @@ impl Keys {
         lines.sort();
         text.extend(lines);
         let path = self.known_hosts_path();
-        if std::fs::read_to_string(&path).ok().as_deref() == Some(&text) {
-            return Ok(());
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+            replace(&path, text.as_bytes(), PUBLIC)?;
         }
-        replace(&path, text.as_bytes(), PUBLIC)?;
+        // Also where nothing had to be written: a daemon that died between the key and this page left a key of nobody.
         self.remove_others(sandboxes)
     }
 
@@ -234,6 +234,9 @@ mod tests {
         let after = std::fs::read_to_string(keys.known_hosts_path()).expect("read");
         assert!(after.contains("web.vm") && !after.contains("db.vm"), "{after}");
         assert_eq!(std::fs::read_dir(keys.folder.join("host")).expect("a folder").count(), 1);
+        keys.ensure_host_key(&SandboxId::from_bits(3)).expect("a key");
+        keys.write_known_hosts(std::slice::from_ref(&web)).expect("nothing to write");
+        assert_eq!(std::fs::read_dir(keys.folder.join("host")).expect("a folder").count(), 1, "nobody's key is gone");
         assert_eq!(std::fs::read_dir(keys.folder.join("direct")).expect("a folder").count(), 0);
     }
 }
