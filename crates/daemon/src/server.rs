@@ -123,14 +123,16 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
+/// A person meets these when `banger` is newer than the bangerd that still runs; the second half is for them.
+const HINT: &str = "`GET /v1/openapi.json` lists all of them; if `banger` asked, the bangerd that runs is an older one: \
+    `banger daemon stop` ends it, sandboxes run on, and the next command starts the new one";
+
 async fn no_such_path() -> Refusal {
-    let fault = Fault::new(FaultKind::NotFound, "there is no such path in the control API");
-    Refusal(fault.with_hint("`GET /v1/openapi.json` lists all of them"))
+    Refusal(Fault::new(FaultKind::NotFound, "there is no such path in the control API").with_hint(HINT))
 }
 
 async fn no_such_method() -> Refusal {
-    let fault = Fault::new(FaultKind::Invalid, "this path of the control API knows no such method");
-    Refusal(fault.with_hint("`GET /v1/openapi.json` lists all of them"))
+    Refusal(Fault::new(FaultKind::Invalid, "this path of the control API knows no such method").with_hint(HINT))
 }
 
 /// Serves until the daemon is told to stop, then lets calls under way end.
