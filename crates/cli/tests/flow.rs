@@ -2,6 +2,7 @@
 
 mod support;
 
+use rustix::net::{RecvFlags, recv};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,18 +10,26 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::fake::{Fake, signal};
+use support::fake::{Fake, answer_json, signal};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
+use wire::control::Sandbox;
 use wire::guest::{CHANNEL_STDOUT, EXEC_CHUNK_BYTES};
 
 /// 48 MiB: several times what the program needs at all, and a fraction of what flows by.
 const FLAT_KIB: u64 = 48 * 1024;
 
-/// Opens the conversation and takes the request.
-fn guest(stream: UnixStream) -> WebSocket<UnixStream> {
+/// Opens the conversation and takes the request. Before it, `exec` asks in which folder the sandbox's work lies.
+fn guest(stream: UnixStream) -> Option<WebSocket<UnixStream>> {
+    let mut start = [0; 64];
+    let (count, _) = recv(&stream, &mut start, RecvFlags::PEEK).expect("a request can be looked at");
+    if !start[..count].starts_with(b"GET /v1/vms/web/exec") {
+        let sandbox = Sandbox { id: "web".to_owned(), name: "web".to_owned(), ..Sandbox::default() };
+        answer_json(stream, &serde_json::to_string(&sandbox).expect("a sandbox is JSON"));
+        return None;
+    }
     let mut socket = accept(stream).expect("the handshake is one");
     assert!(matches!(socket.read(), Ok(Message::Text(_))), "the first word is the request");
-    socket
+    Some(socket)
 }
 
 /// Waits until a counter stands still: the pressure has arrived.
@@ -49,7 +58,7 @@ fn a_flood_on_stdout_waits_for_its_reader() {
     let sent = Arc::new(AtomicU64::new(0));
     let count = sent.clone();
     let fake = Fake::with(move |stream, _| {
-        let mut socket = guest(stream);
+        let Some(mut socket) = guest(stream) else { return };
         let mut frame = vec![b'y'; EXEC_CHUNK_BYTES];
         frame[0] = CHANNEL_STDOUT;
         while socket.send(Message::binary(frame.clone())).is_ok() {

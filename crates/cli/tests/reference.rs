@@ -59,6 +59,7 @@ fn every_command_has_a_sentence_and_every_verb_an_example() {
         let imperative = said.chars().next().is_some_and(char::is_uppercase);
         assert!(imperative && said.len() > 10, "{name} says {said:?}");
         let is_group = section.contains("\nCommands:\n");
-        assert!(is_group || section.contains("\nExample:\n  banger "), "{name} has no example");
+        let example = ["\nExample:\n  banger ", "\nExamples:\n  banger "].iter().any(|head| section.contains(head));
+        assert!(is_group || example, "{name} has no example");
     }
 }

@@ -25,7 +25,7 @@ async fn wrong_input_is_refused_with_a_sentence() {
         (create(r#"{"name":""}"#), 400, "it is empty"),
         (create(r#"{"name":"../x"}"#), 400, "is no sandbox name"),
         (create(r#"{"image":"../../etc"}"#), 400, "is no image reference"),
-        (create(r#"{"image":"registry.test/a/b"}"#), 404, "is not on this machine"),
+        (create(r#"{"image":"registry.test/a/b"}"#), 503, "the simulated host imports nothing"),
         (create(r#"{"vcpus":0}"#), 400, "`0` is no number of CPUs"),
         (create(r#"{"vcpus":33}"#), 400, "`33` is no number of CPUs"),
         (create(r#"{"vcpus":-1}"#), 400, "cannot read the request's body"),
