@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Made before its world: a sandbox is not deleted while its work cannot be brought home.
 /// A repository of three commits in every state that a work tree can be in.
 struct Repository {
     folder: tempfile::TempDir,
@@ -93,8 +94,8 @@ fn a_command_runs_in_the_repository_as_it_is_and_the_host_keeps_its_own() {
     if !needs::qemu("a_command_runs_in_the_repository_as_it_is_and_the_host_keeps_its_own") {
         return;
     }
-    let world = World::tiny();
     let repository = Repository::dirty();
+    let world = World::tiny();
     let before = repository.hash();
     let line = format!("pwd; ./tool; {TREE}; exit 7");
     let ran = world.banger(&["vm", "run", "--rm", "--image", "tiny", &repository.text(), "--", "sh", "-c", &line]);
@@ -135,8 +136,8 @@ fn git_in_the_guest_says_what_git_on_the_host_says() {
     if !needs::qemu("git_in_the_guest_says_what_git_on_the_host_says") {
         return;
     }
-    let world = World::debian();
     let repository = Repository::dirty();
+    let world = World::debian();
     let before = repository.hash();
     world.banger(&["vm", "run", "-d", "--name", "deb", "--memory", "1G", &repository.text()]).ok();
     assert_git_agrees(&world, &repository);
@@ -175,8 +176,8 @@ fn what_a_repository_asks_for_happens_in_the_guest_once_it_is_agreed_to() {
     if !needs::qemu("what_a_repository_asks_for_happens_in_the_guest_once_it_is_agreed_to") {
         return;
     }
-    let world = World::tiny();
     let repository = Repository::dirty();
+    let world = World::tiny();
     let config = "memory = '256M'\nsetup = ['echo $MODE > /root/mark; pwd', 'exit 3']\n[env]\nMODE = 'test it'\n";
     repository.write(".banger.toml", config);
     repository.write("go.mod", "module x\ngo 1.22\n");
