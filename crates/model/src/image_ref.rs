@@ -116,6 +116,8 @@ fn check_tag(tag: &str) -> Result<(), String> {
 fn check_registry(registry: &str) -> Result<(), String> {
     let valid = !registry.is_empty()
         && registry.len() <= 255
+        && registry.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+        && !registry.contains("..")
         && registry.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'));
     if valid { Ok(()) } else { Err("its registry is no host name".into()) }
 }
@@ -167,7 +169,21 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_refused() {
-        for bad in ["", "A/B", "a/../b", "a//b", "x:", "x@sha256:12", "a b", "-x", "x/-y", "x:.t"] {
+        for bad in [
+            "",
+            "A/B",
+            "a/../b",
+            "a//b",
+            "x:",
+            "x@sha256:12",
+            "a b",
+            "-x",
+            "x/-y",
+            "x:.t",
+            "../x",
+            "..",
+            "r..example/x",
+        ] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad:?}");
         }
     }

@@ -45,7 +45,7 @@ async fn wrong_input_is_refused_with_a_sentence() {
         (("GET", "/v1/vms/%ff", ""), 400, "cannot read the request's path"),
         (("GET", "/v1/history?limit=many", ""), 400, "cannot read the request's query"),
         (("GET", "/v1/vms/web/logs?source=guest", ""), 400, "`guest` is no log"),
-        (("POST", "/v1/images/..%2fx/pull", ""), 400, "is no image name"),
+        (("POST", "/v1/images/..%2fx/pull", ""), 400, "is no image reference"),
         (("POST", "/v1/images/unknown/import", r#"{"path":"relative"}"#), 503, "imports nothing"),
         (("GET", "/v2/vms", ""), 404, "no such path"),
         (("PUT", "/v1/vms", ""), 400, "no such method"),
