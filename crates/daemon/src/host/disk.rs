@@ -69,7 +69,9 @@ impl DiskError {
 }
 
 impl HostDisk {
+    /// The caller holds the lock of the state folder: a template that lies half-made belonged to a daemon that died.
     pub fn new(layout: Layout) -> HostDisk {
+        remove_half_made(&layout.templates());
         HostDisk { layout }
     }
 
@@ -235,6 +237,14 @@ fn make_whole(
         Ok(fs::rename(partial, path)?)
     });
     made.inspect_err(|_| drop(fs::remove_file(partial)))
+}
+
+/// What cannot be removed is told of by the audit.
+fn remove_half_made(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries
+        .filter(|path| path.extension().is_some_and(|end| end == "partial"))
+        .for_each(|path| drop(fs::remove_file(path)));
 }
 
 fn partial(path: &Path) -> PathBuf {

@@ -95,6 +95,17 @@ fn a_work_disk_starts_as_its_images_seed_and_grows_to_its_size() {
 }
 
 #[test]
+fn a_template_that_a_daemon_left_half_made_is_gone_with_the_next_one() {
+    let world = world();
+    let left = world.layout.templates().join("seed-debian-1f-1.00000000000000aa.partial");
+    fs::write(&left, "half").unwrap();
+    let kept = world.layout.templates().join("work-1.ext4");
+    fs::write(&kept, "whole").unwrap();
+    HostDisk::new(world.layout.clone());
+    assert!(!left.exists() && kept.exists());
+}
+
+#[test]
 fn a_seed_is_grown_once_and_a_renewed_seed_is_another() {
     let world = world();
     let templates = || {
