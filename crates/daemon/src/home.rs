@@ -21,6 +21,7 @@ mod land;
 pub mod live;
 mod manifest;
 mod objects;
+mod pattern;
 pub mod pull;
 pub mod quarantine;
 pub mod refs;
@@ -88,9 +89,14 @@ pub mod limits {
     pub const REFERENCES: usize = 2000;
     /// 256 MiB: the index of 2 million files.
     pub const INDEX_BYTES: u64 = 256 << 20;
-    /// 1 MiB: a reference, an ignore file; 16 MiB: all packed references.
+    /// 1 MiB: a log, a configuration, an ignore file; 4 KiB: a reference; 16 MiB: all packed references.
     pub const SMALL_BYTES: u64 = 1 << 20;
+    pub const REFERENCE_BYTES: u64 = 4 << 10;
     pub const PACKED_REFERENCES_BYTES: u64 = 16 << 20;
+    /// 4000 ignore files with 50000 patterns in 8 MiB; the rest excludes nothing.
+    pub const IGNORE_FILES: usize = 4000;
+    pub const IGNORE_LINES: usize = 50_000;
+    pub const IGNORE_BYTES: u64 = 8 << 20;
     /// 200 sentences about what could not be brought home.
     pub const COMPLAINTS: usize = 200;
 }

@@ -1,36 +1,46 @@
 //! Which files of a guest's tree git would not track: `.gitignore` at every level and `.git/info/exclude`.
 //!
 //! As gitignore(5) has it: the last matching line of the nearest file decides, and nothing below an excluded folder comes
-//! back. Nothing is read here; the lines are what the guest sent.
+//! back. Nothing is read here; the lines are what the guest sent, so there are only so many of them and so much time is
+//! taken; beyond that nothing is excluded, and so comes home.
 
-use ignore::Match;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+#[cfg(test)]
+mod agreement;
+
+use super::limits;
+use super::pattern::{self, Pattern};
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 
-/// A root that no path of a guest has, so that a rule knows which folder it speaks of.
-const TOP: &str = "/tree";
+/// 10¹⁰ comparisons of bytes, some 10 s: a million files and a hundred patterns take a hundredth.
+const COST_LIMIT: u64 = 10_000_000_000;
 
 #[derive(Default)]
 pub struct Excluded {
     /// By folder; the empty one holds the top's rules.
-    rules: HashMap<Vec<u8>, Gitignore>,
-    exclude: Option<Gitignore>,
+    rules: HashMap<Vec<u8>, Vec<Pattern>>,
+    exclude: Vec<Pattern>,
     /// Verdicts about folders.
     known: HashMap<Vec<u8>, bool>,
+    lines: usize,
+    cost: u64,
 }
 
 impl Excluded {
     /// The `.gitignore` of a folder.
     pub fn add(&mut self, folder: &[u8], text: &[u8]) {
-        self.rules.insert(folder.to_vec(), rules(folder, text));
+        let rules = self.rules(text);
+        self.rules.insert(folder.to_vec(), rules);
     }
 
     /// `.git/info/exclude`.
     pub fn add_exclude(&mut self, text: &[u8]) {
-        self.exclude = Some(rules(b"", text));
+        self.exclude = self.rules(text);
+    }
+
+    fn rules(&mut self, text: &[u8]) -> Vec<Pattern> {
+        let rules: Vec<Pattern> = pattern::read(text).take(limits::IGNORE_LINES - self.lines).collect();
+        self.lines += rules.len();
+        rules
     }
 
     pub fn is_excluded(&mut self, path: &[u8], is_folder: bool) -> bool {
@@ -59,38 +69,41 @@ impl Excluded {
         excluded
     }
 
-    fn matches(&self, path: &[u8], is_folder: bool) -> bool {
-        let full = Path::new(TOP).join(OsStr::from_bytes(path));
+    fn matches(&mut self, path: &[u8], is_folder: bool) -> bool {
         let mut folder = parent(path);
         loop {
-            if let Some(rules) = self.rules.get(folder) {
-                match rules.matched(&full, is_folder) {
-                    Match::Ignore(_) => return true,
-                    Match::Whitelist(_) => return false,
-                    Match::None => {}
-                }
+            if let Some(rules) = self.rules.get(folder)
+                && let Some(verdict) = verdict(rules, folder, path, is_folder, &mut self.cost)
+            {
+                return verdict;
             }
             if folder.is_empty() {
                 break;
             }
             folder = parent(folder);
         }
-        self.exclude.as_ref().is_some_and(|rules| rules.matched(&full, is_folder).is_ignore())
+        verdict(&self.exclude, b"", path, is_folder, &mut self.cost).unwrap_or(false)
     }
+}
+
+/// What the last of these rules that matches says.
+fn verdict(rules: &[Pattern], folder: &[u8], path: &[u8], is_folder: bool, cost: &mut u64) -> Option<bool> {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let below = if folder.is_empty() { path } else { path.get(folder.len() + 1..).unwrap_or_default() };
+    for rule in rules.iter().rev() {
+        if *cost > COST_LIMIT {
+            return None;
+        }
+        let text = if rule.by_name { name } else { below };
+        if (is_folder || !rule.only_folders) && rule.matches(text, cost) {
+            return Some(!rule.keeps);
+        }
+    }
+    None
 }
 
 pub fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(b"", |end| &path[..end])
-}
-
-fn rules(folder: &[u8], text: &[u8]) -> Gitignore {
-    let root = if folder.is_empty() { PathBuf::from(TOP) } else { Path::new(TOP).join(OsStr::from_bytes(folder)) };
-    let mut builder = GitignoreBuilder::new(root);
-    for line in String::from_utf8_lossy(text).trim_start_matches('\u{feff}').lines() {
-        // A line that is no pattern excludes nothing, as for git.
-        let _ = builder.add_line(None, line);
-    }
-    builder.build().unwrap_or_else(|_| Gitignore::empty())
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ pub fn without_host(tree: &mut dyn Tree, place: &Place, now: u64) -> Result<(Qua
 }
 
 /// A guest's `shallow` file, line by line proven.
-fn only_objects(text: &[u8], digits: usize) -> Vec<u8> {
+pub(super) fn only_objects(text: &[u8], digits: usize) -> Vec<u8> {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().filter(|line| refs::is_object(line, digits));
     lines.flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
@@ -176,11 +176,20 @@ fn look(tree: &mut dyn Tree, quarantine: &Quarantine, state: &mut State) -> Resu
 }
 
 /// Every ignore file and `.git/info/exclude`, and a digest of them.
-fn rules(tree: &mut dyn Tree, manifest: &Manifest) -> Result<(Excluded, String)> {
+pub(super) fn rules(tree: &mut dyn Tree, manifest: &Manifest) -> Result<(Excluded, String)> {
     let is_rules = |path: &[u8]| path == b".gitignore" || path.ends_with(b"/.gitignore");
-    let files = manifest.work.iter().filter(|record| is_rules(&record.path));
+    let files = manifest.work.iter().filter(|record| is_rules(&record.path) && record.size <= limits::SMALL_BYTES);
     let mut wanted = vec![(b".git/info/exclude".to_vec(), limits::SMALL_BYTES)];
-    wanted.extend(files.map(|record| (record.path.clone(), limits::SMALL_BYTES)));
+    let mut held = 0;
+    for record in files.take(limits::IGNORE_FILES) {
+        // It may have grown a little since it was listed; a guest that means to fill our memory lets it grow much.
+        let most = 2 * record.size + limits::REFERENCE_BYTES;
+        held += most;
+        if held > limits::IGNORE_BYTES {
+            break;
+        }
+        wanted.push((record.path.clone(), most));
+    }
     let texts = read_small(tree, &wanted)?;
     let mut excluded = Excluded::default();
     let mut parts: Vec<&[u8]> = Vec::new();
@@ -197,7 +206,7 @@ fn rules(tree: &mut dyn Tree, manifest: &Manifest) -> Result<(Excluded, String)>
 }
 
 /// An index that cannot be read costs time, not work: every file is then read.
-fn read_index(
+pub(super) fn read_index(
     tree: &mut dyn Tree,
     manifest: &Manifest,
     hash: Hash,
