@@ -14,6 +14,7 @@
 //! no branch, no index, no file, no HEAD, no configuration. One look at a workspace is [`sync`], whether its guest runs
 //! ([`live`]) or is gone and only its disk is left ([`disk`]).
 
+mod answer;
 pub mod disk;
 mod excluded;
 mod index;
@@ -75,8 +76,9 @@ impl From<WorkspaceError> for HomeError {
 
 /// What a guest may make us hold; each is far beyond honest use.
 pub mod limits {
-    /// 2 million files and folders.
+    /// 2 million files and folders, and 256 MiB of their names.
     pub const ENTRIES: usize = 2_000_000;
+    pub const NAMES_BYTES: usize = 256 << 20;
     /// 512 MiB: a larger file or object stays in the guest, and is told of.
     pub const FILE_BYTES: u64 = 512 << 20;
     /// 4 GiB: the largest pack.

@@ -201,7 +201,7 @@ pub fn tree(
             }
             std::fs::create_dir_all(&place.folder)
                 .map_err(|source| HomeError::Store { path: place.folder.clone(), source })?;
-            Ok(Box::new(DiskTree::open(disk, guest_path, &inside, &place.folder)?))
+            Ok(Box::new(DiskTree::open(disk, guest_path, &inside, &place.folder, end)?))
         }
     }
 }

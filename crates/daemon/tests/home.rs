@@ -223,7 +223,8 @@ fn a_dead_guests_disk_tells_the_same_and_is_not_written_to() {
     let bytes = std::fs::read(&disk).unwrap();
     let place = sync::Place { folder: rig.folder.path().join("home2"), home: "y".to_owned(), ..rig.place.clone() };
     std::fs::create_dir(&place.folder).unwrap();
-    let mut tree = DiskTree::open(&disk, "/root", "", &place.folder).unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut tree = DiskTree::open(&disk, "/root", "", &place.folder, end).unwrap();
     let dead = sync(&mut tree, &place, 1_700_000_000_000_000_000).unwrap();
     assert_eq!((dead.left.clone(), dead.head, dead.wip), (Vec::new(), live.head, live.wip));
     assert!(bytes == std::fs::read(&disk).unwrap(), "the disk was written to");

@@ -12,6 +12,7 @@ use ext4_view::{Ext4, FileType, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 use wire::guest::work::{Kind, PATH_LIMIT_BYTES, Record};
 
 /// Where the agent mounts the work disk.
@@ -22,6 +23,8 @@ const UPPER: &str = "/upper";
 #[derive(Clone)]
 pub struct DiskTree {
     disk: PathBuf,
+    /// A hostile disk shows more than there is: folders that hold themselves.
+    end: Instant,
     /// The folder in the guest's words, and on the disk.
     path: String,
     place: Vec<u8>,
@@ -41,8 +44,8 @@ pub fn locate<'a>(guest_path: &str, work: &'a Path, root: &'a Path) -> (&'a Path
 }
 
 impl DiskTree {
-    /// `scratch` is a folder of ours for a copy, should the disk need mending.
-    pub fn open(disk: &Path, guest_path: &str, place: &str, scratch: &Path) -> Result<DiskTree> {
+    /// `scratch` is a folder of ours for a copy, should the disk need mending; the whole look ends at `end`.
+    pub fn open(disk: &Path, guest_path: &str, place: &str, scratch: &Path, end: Instant) -> Result<DiskTree> {
         let system = match load(disk) {
             Ok(system) => system,
             Err(error) => {
@@ -54,13 +57,24 @@ impl DiskTree {
                 loaded.map_err(|source| disk_error(disk, source))?
             }
         };
-        let tree =
-            DiskTree { disk: disk.to_owned(), path: guest_path.to_owned(), place: place.as_bytes().to_vec(), system };
+        let (disk_path, path) = (disk.to_owned(), guest_path.to_owned());
+        let tree = DiskTree { disk: disk_path, end, path, place: place.as_bytes().to_vec(), system };
         match tree.system.exists(tree.on_disk(b"").as_slice()) {
             Ok(true) => Ok(tree),
             Ok(false) => Err(HomeError::Nothing { path: guest_path.to_owned() }),
             Err(source) => Err(disk_error(disk, source)),
         }
+    }
+
+    /// A whole disk in memory.
+    pub(super) fn of_bytes(bytes: Vec<u8>, end: Instant) -> Result<DiskTree> {
+        let disk = PathBuf::from("memory");
+        let system = Ext4::load(Box::new(bytes)).map_err(|source| disk_error(&disk, source))?;
+        Ok(DiskTree { disk, end, path: "/".to_owned(), place: Vec::new(), system })
+    }
+
+    fn check_time(&self) -> Result<()> {
+        if Instant::now() < self.end { Ok(()) } else { Err(HomeError::Late { path: self.path.clone() }) }
     }
 
     fn on_disk(&self, path: &[u8]) -> Vec<u8> {
@@ -117,6 +131,7 @@ impl Tree for DiskTree {
             let children =
                 self.system.read_dir(self.on_disk(&folder).as_slice()).map_err(|error| self.failed(error))?;
             for child in children {
+                self.check_time()?;
                 let child = child.map_err(|error| self.failed(error))?;
                 let name = child.file_name();
                 let name: &[u8] = name.as_ref();
@@ -140,6 +155,7 @@ impl Tree for DiskTree {
 
     fn read(&mut self, paths: &[Vec<u8>], each: Each) -> Result<()> {
         for (number, path) in paths.iter().enumerate() {
+            self.check_time()?;
             let full = self.on_disk(path);
             let absent = Record::plain(Kind::Absent);
             match self.facts(path) {
@@ -164,6 +180,7 @@ impl Tree for DiskTree {
         Box::new(DiskTree {
             path: format!("{}/{path}", self.path),
             place,
+            end: self.end,
             disk: self.disk.clone(),
             system: self.system.clone(),
         })

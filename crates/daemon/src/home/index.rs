@@ -4,6 +4,7 @@
 //! split index) makes the whole unreadable, and then every file is looked at.
 
 use super::limits;
+use wire::guest::work::PATH_LIMIT_BYTES;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexEntry {
@@ -34,6 +35,8 @@ pub enum IndexError {
     Short,
     #[error("it names more files than {}", limits::ENTRIES)]
     TooMany,
+    #[error("its names take more than {} bytes", limits::NAMES_BYTES)]
+    TooLong,
     #[error("it is split")]
     Split,
 }
@@ -53,9 +56,16 @@ pub fn parse(bytes: &[u8], object_bytes: usize) -> Result<Vec<IndexEntry>, Index
         return Err(IndexError::TooMany);
     }
     let mut entries: Vec<IndexEntry> = Vec::with_capacity(count.min(bytes.len() / 62 + 1));
+    // Version 4 says how much of the name before is kept: a small file may name very much.
+    let mut name_bytes = 0;
     for _ in 0..count {
-        let before = entries.last().map_or(&b""[..], |entry| entry.path.as_slice()).to_vec();
-        entries.push(entry(&mut rest, version, object_bytes, &before)?);
+        let before = entries.last().map_or(&b""[..], |entry| entry.path.as_slice());
+        let entry = entry(&mut rest, version, object_bytes, before)?;
+        name_bytes += entry.path.len();
+        if entry.path.len() > PATH_LIMIT_BYTES || name_bytes > limits::NAMES_BYTES {
+            return Err(IndexError::TooLong);
+        }
+        entries.push(entry);
     }
     extensions(&mut rest, object_bytes)?;
     Ok(entries)

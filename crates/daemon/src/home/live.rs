@@ -3,6 +3,7 @@
 //! Blocking on purpose: a look is a few long streams, read on a thread that may wait. Every wait for the guest has a
 //! bound ([`SILENT_WITHIN`], and the end that the caller sets for the whole look).
 
+use super::answer::Answer;
 use super::tree::{Each, Tree, guest};
 use super::{HomeError, Result};
 use crate::guest::send;
@@ -14,7 +15,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use wire::guest::work::{Kind, PATHS_LIMIT_BYTES, RECORD_BYTES, Record, check_path, encode_paths};
+use wire::guest::work::{PATHS_LIMIT_BYTES, Record, encode_paths};
 use wire::{Fault, FaultKind};
 
 /// 30 s without a byte: a guest that is read from as fast as it sends is never that slow.
@@ -70,16 +71,6 @@ impl LiveTree {
         let left = self.end.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(HomeError::Late { path: self.path.clone() }) } else { Ok(left) }
     }
-
-    fn next(&self, body: &mut Body) -> Result<Record> {
-        let mut head = [0; RECORD_BYTES];
-        body.read_exact(&mut head).map_err(|error| guest(&self.path, error))?;
-        let (mut record, length) = Record::decode(&head).map_err(|error| guest(&self.path, error))?;
-        let mut path = vec![0; length];
-        body.read_exact(&mut path).map_err(|error| guest(&self.path, error))?;
-        record.path = path;
-        Ok(record)
-    }
 }
 
 impl Tree for LiveTree {
@@ -88,16 +79,7 @@ impl Tree for LiveTree {
     }
 
     fn scan(&mut self, pruned: &[Vec<u8>], each: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
-        let mut body = self.ask("scan", pruned)?;
-        loop {
-            self.left()?;
-            let record = self.next(&mut body)?;
-            if record.kind == Kind::End {
-                return Ok(());
-            }
-            check_path(&record.path).map_err(|error| guest(&self.path, error))?;
-            each(record)?;
-        }
+        Answer::new(self.ask("scan", pruned)?, &self.path, self.end).scan(each)
     }
 
     fn read(&mut self, paths: &[Vec<u8>], each: Each) -> Result<()> {
@@ -109,22 +91,8 @@ impl Tree for LiveTree {
                 bytes <= PATHS_LIMIT_BYTES
             };
             let count = paths[first..].iter().take(PATHS_AT_ONCE).take_while(fits).count().max(1);
-            let mut body = self.ask("read", &paths[first..first + count])?;
-            for number in first..first + count {
-                self.left()?;
-                let record = self.next(&mut body)?;
-                let size = if matches!(record.kind, Kind::File | Kind::Link) { record.size } else { 0 };
-                let mut content = (&mut body).take(size);
-                each(number, &record, &mut content)?;
-                let rest = io::copy(&mut content, &mut io::sink()).map_err(|error| guest(&self.path, error))?;
-                let _drained = rest;
-                if content.limit() > 0 {
-                    return Err(guest(&self.path, "the agent broke off in the middle of a file"));
-                }
-            }
-            if self.next(&mut body)?.kind != Kind::End {
-                return Err(guest(&self.path, "the agent sent more than it was asked for"));
-            }
+            let body = self.ask("read", &paths[first..first + count])?;
+            Answer::new(body, &self.path, self.end).contents(first..first + count, each)?;
             first += count;
         }
         Ok(())
@@ -146,6 +114,10 @@ struct Body {
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.rest.is_empty() {
+            // A guest that always has more ready would never meet the timeout.
+            if Instant::now() >= self.end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             let within = SILENT_WITHIN.min(self.end.saturating_duration_since(Instant::now()));
             let frame = self.runtime.block_on(async { tokio::time::timeout(within, self.body.frame()).await });
             match frame.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))? {

@@ -29,15 +29,17 @@ impl Manifest {
         let mut wanted: Vec<Vec<u8>> = LEFT_OUT.iter().map(|path| path.to_vec()).collect();
         wanted.extend(pruned.iter().cloned());
         let mut manifest = Manifest::default();
-        let mut count = 0;
+        let (mut count, mut name_bytes) = (0, 0);
         let path = tree.path().to_owned();
         tree.scan(&wanted, &mut |record| {
             count += 1;
+            name_bytes += record.path.len();
+            let unfit = |what| Err(HomeError::Unfit { path: path.clone(), what });
             if count > limits::ENTRIES {
-                return Err(HomeError::Unfit {
-                    path: path.clone(),
-                    what: format!("holds more than {} files", limits::ENTRIES),
-                });
+                return unfit(format!("holds more than {} files", limits::ENTRIES));
+            }
+            if name_bytes > limits::NAMES_BYTES {
+                return unfit(format!("has more than {} bytes of names", limits::NAMES_BYTES));
             }
             manifest.place(record);
             Ok(())

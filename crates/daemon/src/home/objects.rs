@@ -7,7 +7,7 @@
 //! [`land`]: super::land
 
 use super::manifest::Manifest;
-use super::quarantine::{Quarantine, judge, spawn_bounded};
+use super::quarantine::{Hash, Quarantine, judge, spawn_bounded};
 use super::refs::is_object;
 use super::tree::{Tree, read_small};
 use super::{Result, limits};
@@ -15,7 +15,6 @@ use flate2::read::ZlibDecoder;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::Path;
 use std::process::Stdio;
 use wire::guest::work::Kind;
 
@@ -82,7 +81,7 @@ fn take_loose(quarantine: &Quarantine, name: &str, content: &mut dyn Read) -> io
     let mut file = File::create(&incoming)?;
     io::copy(content, &mut file)?;
     file.flush()?;
-    if !is_sound(&incoming, name, quarantine)? {
+    if !is_sound(File::open(&incoming)?, name, quarantine.hash()) {
         return Ok(false);
     }
     let to = place(quarantine, name);
@@ -91,15 +90,16 @@ fn take_loose(quarantine: &Quarantine, name: &str, content: &mut dyn Read) -> io
     Ok(true)
 }
 
-fn is_sound(path: &Path, name: &str, quarantine: &Quarantine) -> io::Result<bool> {
-    let mut inflated = ZlibDecoder::new(io::BufReader::new(File::open(path)?));
-    let mut hasher = quarantine.hash().begin();
+/// Whether these bytes inflate to an object of that name.
+pub fn is_sound(bytes: impl Read, name: &str, hash: Hash) -> bool {
+    let mut inflated = ZlibDecoder::new(io::BufReader::new(bytes));
+    let mut hasher = hash.begin();
     let mut head = Vec::new();
     let mut byte = [0];
     // The longest head: `commit`, a space, 20 digits, NUL.
     while head.last() != Some(&0) {
         if head.len() > 32 || !matches!(inflated.read(&mut byte), Ok(1)) {
-            return Ok(false);
+            return false;
         }
         head.push(byte[0]);
     }
@@ -108,7 +108,7 @@ fn is_sound(path: &Path, name: &str, quarantine: &Quarantine) -> io::Result<bool
         Some(("blob" | "tree" | "commit" | "tag", size)) => size.parse::<u64>().ok(),
         _ => None,
     };
-    let Some(size) = size.filter(|size| *size <= limits::FILE_BYTES) else { return Ok(false) };
+    let Some(size) = size.filter(|size| *size <= limits::FILE_BYTES) else { return false };
     hasher.update(&head);
     let mut left = size;
     let mut chunk = vec![0; 64 * 1024];
@@ -120,10 +120,10 @@ fn is_sound(path: &Path, name: &str, quarantine: &Quarantine) -> io::Result<bool
                 hasher.update(&chunk[..count]);
             }
             // More than it said, or no zlib stream at all.
-            Ok(_) | Err(_) => return Ok(false),
+            Ok(_) | Err(_) => return false,
         }
     }
-    Ok(left == 0 && hasher.finish() == name)
+    left == 0 && hasher.finish() == name
 }
 
 fn import_packs(
@@ -166,27 +166,33 @@ fn pack_name(path: &[u8]) -> Option<String> {
     sound.then(|| name.to_owned())
 }
 
+/// 50000 names in one question to git.
+const NAMES_AT_ONCE: usize = 50_000;
+
 /// Everything in it, as the guest's index of it says, is here or on the host already. An index that lies about this only
 /// leaves the guest's own objects out, which the check of what they are needed for then tells.
 fn is_known(tree: &mut dyn Tree, name: &str, quarantine: &Quarantine) -> Result<bool> {
     let path = format!(".git/objects/pack/{name}.idx").into_bytes();
     let index = read_small(tree, &[(path, limits::INDEX_BYTES)])?.remove(0);
-    let names = index.and_then(|index| names_in_index(&index, quarantine.hash().bytes()));
-    match names {
-        Some(names) => Ok(quarantine.missing(&names)?.is_empty()),
-        None => Ok(false),
+    let bytes = quarantine.hash().bytes();
+    let Some(names) = index.as_deref().and_then(|index| names_in_index(index, bytes)) else { return Ok(false) };
+    for names in names.chunks(NAMES_AT_ONCE * bytes) {
+        let names: Vec<String> = names.chunks(bytes).map(super::index::hex).collect();
+        if !quarantine.missing(&names)?.is_empty() {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
-/// The names in a pack index of version 2 (gitformat-pack(5)).
-pub fn names_in_index(index: &[u8], object_bytes: usize) -> Option<Vec<String>> {
+/// The names in a pack index of version 2 (gitformat-pack(5)), one after another.
+pub fn names_in_index(index: &[u8], object_bytes: usize) -> Option<&[u8]> {
     let (head, rest) = index.split_at_checked(8 + 256 * 4)?;
     if head[..8] != [0xff, b't', b'O', b'c', 0, 0, 0, 2] {
         return None;
     }
     let count = u32::from_be_bytes(head[head.len() - 4..].try_into().ok()?) as usize;
-    let names = rest.get(..count.checked_mul(object_bytes)?)?;
-    Some(names.chunks(object_bytes).map(super::index::hex).collect())
+    rest.get(..count.checked_mul(object_bytes)?)
 }
 
 fn take_pack(tree: &mut dyn Tree, path: &[u8], quarantine: &Quarantine) -> Result<()> {

@@ -30,7 +30,7 @@ pub fn read(tree: &mut dyn Tree, manifest: &Manifest, digits: usize) -> Result<R
         (b".git/logs/refs/stash".to_vec(), limits::SMALL_BYTES),
     ];
     let loose = manifest.git.iter().map(|record| &record.path).filter(|path| path.starts_with(b".git/refs/"));
-    wanted.extend(loose.take(limits::REFERENCES * 2).map(|path| (path.clone(), limits::SMALL_BYTES)));
+    wanted.extend(loose.take(limits::REFERENCES * 2).map(|path| (path.clone(), limits::REFERENCE_BYTES)));
     let texts = read_small(tree, &wanted)?;
     let [head, packed, log] = [0, 1, 2].map(|at| texts[at].clone().unwrap_or_default());
     let mut raw = packed_references(&packed);
@@ -46,13 +46,13 @@ pub fn read(tree: &mut dyn Tree, manifest: &Manifest, digits: usize) -> Result<R
     Ok(sort(&head, &raw, &String::from_utf8_lossy(&log), digits))
 }
 
-fn packed_references(text: &[u8]) -> BTreeMap<String, String> {
+pub(super) fn packed_references(text: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().filter(|line| !line.starts_with(['#', '^'])).filter_map(|line| line.split_once(' '));
     lines.map(|(object, name)| (name.trim().to_owned(), object.to_owned())).collect()
 }
 
-fn sort(head: &str, raw: &BTreeMap<String, String>, log: &str, digits: usize) -> References {
+pub(super) fn sort(head: &str, raw: &BTreeMap<String, String>, log: &str, digits: usize) -> References {
     let mut found = References::default();
     let object = |name: &str| -> Option<String> {
         let mut value = raw.get(name)?.as_str();
