@@ -17,6 +17,8 @@
 mod answer;
 pub mod disk;
 mod excluded;
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod land;
 pub mod live;
