@@ -56,8 +56,7 @@ impl Host {
         if !self.in_guest(&format!("command -v {program} || true")).is_empty() {
             return;
         }
-        let path = ["/usr/bin", "/bin"].iter().map(|folder| Path::new(folder).join(program)).find(|path| path.exists());
-        let path = path.unwrap_or_else(|| panic!("{program} is not installed"));
+        let path = needs::which(program).unwrap_or_else(|| panic!("{program} is not installed"));
         let listed = Command::new("ldd").arg(&path).output().expect("ldd runs").stdout;
         let listed = String::from_utf8_lossy(&listed).into_owned();
         let libraries = listed.split_whitespace().filter(|word| word.starts_with('/') && Path::new(word).exists());
@@ -142,11 +141,27 @@ fn the_openssh_clients_work_with_a_guest_that_has_neither_sshd_nor_network() {
     the_matrix(&host);
 }
 
+#[test]
+fn the_openssh_clients_work_with_a_debian_that_has_no_network_and_no_use_for_its_sshd() {
+    let test = "the_openssh_clients_work_with_a_debian_that_has_no_network_and_no_use_for_its_sshd";
+    if !needs::qemu(test) || !needs::program("ssh", test) || !needs::program("rsync", test) {
+        return;
+    }
+    let host = Host::of(World::debian(), &["--net", "none", "--vcpu", "2", "--memory", "1G"]);
+    host.in_guest("systemctl is-system-running --wait");
+    host.in_guest("systemctl stop ssh.socket ssh.service; ! pgrep -x sshd");
+    the_matrix(&host);
+    assert_eq!(host.in_guest("cat /proc/1/comm; ls /sys/class/net"), "systemd\nlo\n");
+}
+
 fn the_matrix(host: &Host) {
     commands_and_their_ends(host);
     a_terminal(host);
     files_both_ways(host);
     forwards(host);
+    one_connection_for_all(host);
+    the_agent_of_the_person(host);
+    a_repository(host);
 }
 
 fn commands_and_their_ends(host: &Host) {
@@ -156,7 +171,9 @@ fn commands_and_their_ends(host: &Host) {
     assert_eq!(host.ssh(&["web.vm", "no-such-command"]).code, 127);
     assert_eq!(host.ssh(&["web.vm", "kill -TERM $$"]).code, 255, "as OpenSSH tells of a signal");
     assert_eq!(host.ssh(&["nobody.vm", "true"]).code, 255);
-    assert_eq!(host.ssh(&["-l", "nobody", "web.vm", "id -un"]).ok().stdout, "nobody\n");
+    // An account with a shell: most of a system's own have none, here as with any ssh server.
+    host.in_guest("echo nora:x:1234:65534::/:/bin/sh >> /etc/passwd");
+    assert_eq!(host.ssh(&["-l", "nora", "web.vm", "id -un"]).ok().stdout, "nora\n");
     let mut cat = host.command("ssh", &["web.vm", "cat"]).stdin(Stdio::piped()).spawn().expect("ssh starts");
     let sent = noise(3_000_000);
     let (mut stdin, expected) = (cat.stdin.take().expect("piped"), sent.clone());
@@ -253,4 +270,67 @@ fn forwards(host: &Host) {
         host.in_guest(&format!("probe listens {remote} && echo yes || echo no")).contains("no"),
         "-R outlived its client"
     );
+}
+
+fn one_connection_for_all(host: &Host) {
+    let control = host.text("mux");
+    let mut master = host.command("ssh", &["-N", "-M", "-S", &control, "web.vm"]).spawn().expect("ssh starts");
+    until("the master listens", || Path::new(&control).exists());
+    // Who cannot connect by itself can only be one of the master's.
+    let shared = |words: &[&str]| host.ssh(&[&["-S", &control, "-o", "ProxyCommand=false"], words].concat());
+    for status in [0, 9] {
+        let ran = shared(&["web.vm", &format!("hostname; exit {status}")]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (status, "web\n"), "{ran:?}");
+    }
+    shared(&["-O", "check", "web.vm"]).ok();
+    shared(&["-O", "exit", "web.vm"]).ok();
+    master.wait().expect("it ends");
+    assert_eq!(shared(&["web.vm", "true"]).code, 255, "there is no master any more");
+}
+
+fn the_agent_of_the_person(host: &Host) {
+    let (key, socket) = (host.text("key"), host.text("agent"));
+    let keygen =
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "of-a-test", "-f", &key]).status();
+    assert!(keygen.expect("ssh-keygen runs").success());
+    let mut agent =
+        Command::new("ssh-agent").args(["-D", "-a", &socket]).stdout(Stdio::null()).spawn().expect("it runs");
+    until("the agent listens", || Path::new(&socket).exists());
+    let added = Command::new("ssh-add").args(["-q", &key]).env("SSH_AUTH_SOCK", &socket).status();
+    assert!(added.expect("ssh-add runs").success());
+    host.install("ssh-add");
+    let listed = |forward: &str| {
+        let mut command = host.command("ssh", &[forward, "web.vm", "ssh-add -L"]);
+        command.env("SSH_AUTH_SOCK", &socket);
+        run(command)
+    };
+    let public = std::fs::read_to_string(host.path("key.pub")).expect("a key has a public half");
+    assert_eq!(listed("-A").ok().stdout, public);
+    assert_eq!(listed("-a").code, 2, "nobody's agent is there unasked");
+    agent.kill().expect("it runs");
+    agent.wait().expect("it ends");
+}
+
+fn a_repository(host: &Host) {
+    host.install("git");
+    host.install("git-upload-pack");
+    host.install("git-receive-pack");
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        host.world.environment(&mut command);
+        command.args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]).args(arguments);
+        command.env("GIT_SSH_COMMAND", format!("ssh -F {} -o LogLevel=ERROR", host.config.display()));
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0").current_dir(host.path("home"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        run(command).ok()
+    };
+    let content = noise(500_000);
+    git(&["init", "-q", "code"]);
+    std::fs::write(host.path("home/code/file"), &content).expect("written");
+    git(&["-C", "code", "add", "."]);
+    git(&["-C", "code", "commit", "-qm", "one"]);
+    host.in_guest("git -c init.defaultBranch=main init -q --bare /tmp/bare");
+    git(&["-C", "code", "push", "-q", "ssh://web.vm/tmp/bare", "main"]);
+    git(&["clone", "-q", "ssh://web.vm/tmp/bare", "clone"]);
+    assert!(std::fs::read(host.path("home/clone/file")).expect("a file") == content);
 }
