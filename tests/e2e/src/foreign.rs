@@ -13,6 +13,7 @@ pub const STATIC_ONLY: &str = "static-only";
 pub const DEBIAN_BARE: &str = "debian-bare";
 pub const DEBIAN_SERVICE: &str = "debian-service";
 pub const DEBIAN_OFFLINE: &str = "debian-offline";
+pub const DEBIAN_HOST: &str = "debian-host";
 
 /// The images that need nothing but a compiler.
 pub fn small() -> PathBuf {
@@ -38,6 +39,18 @@ pub fn debian_offline() -> PathBuf {
         let tar = world.path().join("offline.tar");
         write_debian_offline(&tar);
         world.banger(&["image", "import", DEBIAN_OFFLINE, &tar.to_string_lossy()]).ok();
+        std::fs::remove_file(tar).expect("the archive can be removed");
+    })
+}
+
+/// A Debian that is itself a host of sandboxes, as a person's machine may be: systemd-resolved answers its programs, and it
+/// has what a bridge needs, modules as well. There is a whole python3 in it, too.
+pub fn debian_host() -> PathBuf {
+    made_once("foreign-debian-host", |world| {
+        world.banger(&["kernel", "pull", KERNEL]).ok();
+        let tar = world.path().join("host.tar");
+        write_debian_host(&tar);
+        world.banger(&["image", "import", DEBIAN_HOST, &tar.to_string_lossy()]).ok();
         std::fs::remove_file(tar).expect("the archive can be removed");
     })
 }
@@ -136,6 +149,29 @@ fn write_debian_offline(path: &Path) {
     let mut debootstrap = Command::new("mmdebstrap");
     debootstrap.args(["--quiet", "--variant=minbase", "--skip=cleanup/apt"]);
     debootstrap.arg(format!("--customize-hook={download}")).arg("bookworm").arg(path);
+    let made = debootstrap.env("TMPDIR", "/var/tmp").output().expect("mmdebstrap runs");
+    assert!(made.status.success(), "mmdebstrap: {}", String::from_utf8_lossy(&made.stderr));
+}
+
+const HOST_PACKAGES: &str = "systemd,systemd-sysv,systemd-resolved,libnss-resolve,dbus,iproute2,nftables,kmod,python3";
+
+/// The modules alone of the kernel that the guest boots: it comes from outside, and an initramfs of its own from us.
+const HOST_MODULES: &str = r#"set -eu
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-.*-cloud-amd64\)$/\1/p' | head -n 1)
+cd "$1/var"
+apt-get -qq download "$package"
+dpkg-deb --fsys-tarfile "$package"_*.deb | tar -x -C "$1" ./lib/modules
+rm "$package"_*.deb
+chroot "$1" depmod "${package#linux-image-}"
+"#;
+
+fn write_debian_host(path: &Path) {
+    let hook = path.with_extension("hook");
+    std::fs::write(&hook, HOST_MODULES).expect("a script can be written");
+    let mut debootstrap = Command::new("mmdebstrap");
+    debootstrap.args(["--quiet", "--variant=minbase", &format!("--include={HOST_PACKAGES}")]);
+    debootstrap.arg(format!("--customize-hook=sh {} \"$1\"", hook.display())).arg("bookworm").arg(path);
     let made = debootstrap.env("TMPDIR", "/var/tmp").output().expect("mmdebstrap runs");
     assert!(made.status.success(), "mmdebstrap: {}", String::from_utf8_lossy(&made.stderr));
 }

@@ -175,6 +175,32 @@ fn what_a_guest_listens_on_is_published_as_it_appears_and_no_longer() {
 }
 
 #[test]
+fn a_python_http_server_is_visible_with_curl_while_it_runs() {
+    let test = "a_python_http_server_is_visible_with_curl_while_it_runs";
+    if !needs::qemu(test) || !needs::program("mmdebstrap", test) || !needs::program("curl", test) {
+        return;
+    }
+    let world = World::with(&e2e::foreign::debian_host());
+    let machine = ["--image", e2e::foreign::DEBIAN_HOST, "--vcpu", "2", "--memory", "1G", "--net", "none"];
+    world.banger(&[&["vm", "run", "-d", "--name", "web", "--auto-forward"], &machine[..]].concat()).ok();
+    in_guest(&world, "mkdir /srv/site && echo hello from python > /srv/site/index.html");
+    let server = "cd /srv/site && exec setsid python3 -m http.server 18473 >/dev/null 2>&1 </dev/null & echo $!";
+    let pid = in_guest(&world, server);
+    let curl = || {
+        let curl =
+            std::process::Command::new("curl").args(["-sS", "--max-time", "60", "http://127.0.0.1:18473/"]).output();
+        let curl = curl.expect("curl runs");
+        (curl.status.code(), String::from_utf8_lossy(&curl.stdout).into_owned())
+    };
+    until("it is published", || curl() == (Some(0), "hello from python\n".to_owned()));
+    let row = rows(&world).into_iter().find(|row| row["guest_port"] == 18473).expect("it is listed");
+    assert!(row["auto"] == true && row["process"] == "python3" && row["url"] == "http://127.0.0.1:18473/", "{row}");
+    in_guest(&world, &format!("kill {}", pid.trim()));
+    // 7: curl could not connect.
+    until("it is gone", || curl().0 == Some(7));
+}
+
+#[test]
 fn a_published_connection_ends_as_one_between_two_programs_would() {
     if !needs::qemu("a_published_connection_ends_as_one_between_two_programs_would") {
         return;
