@@ -58,18 +58,22 @@ pub fn workspace(workspace: &WorkspaceFacts) -> String {
 }
 
 pub fn images(images: &[ImageFacts]) -> Outcome {
-    let row = |image: &ImageFacts| {
-        vec![
-            image.name.clone(),
-            if image.present { "here" } else { "in catalog" }.into(),
-            size(image.size_bytes),
-            size(image.allocated_bytes),
-            if image.has_systemd { "systemd" } else { "agent" }.into(),
-            dash(image.used_by.join(" ")),
-            image.source.clone(),
-        ]
-    };
-    show(&["NAME", "STATE", "SIZE", "ON DISK", "INIT", "USED BY", "SOURCE"], images.iter().map(row).collect())
+    let headers = ["NAME", "STATE", "SIZE", "ON DISK", "INIT", "USED BY", "SOURCE"];
+    show(&headers, images.iter().map(image_row).collect())
+}
+
+fn image_row(image: &ImageFacts) -> Vec<String> {
+    // Of what is not on this host yet, only its source is known.
+    let known = |text: String| if image.present { text } else { "-".into() };
+    vec![
+        image.name.clone(),
+        if image.present { "here" } else { "in catalog" }.into(),
+        known(size(image.size_bytes)),
+        known(size(image.allocated_bytes)),
+        known(if image.has_systemd { "systemd" } else { "agent" }.into()),
+        dash(image.used_by.join(" ")),
+        image.source.clone(),
+    ]
 }
 
 pub fn kernels(kernels: &[KernelFacts]) -> Outcome {
@@ -78,7 +82,7 @@ pub fn kernels(kernels: &[KernelFacts]) -> Outcome {
             kernel.name.clone(),
             if kernel.present { "here" } else { "in catalog" }.into(),
             kernel.version.clone().unwrap_or_else(|| "-".into()),
-            size(kernel.size_bytes),
+            if kernel.present { size(kernel.size_bytes) } else { "-".into() },
             kernel.source.clone(),
         ]
     };
@@ -157,6 +161,13 @@ mod tests {
     fn columns_line_up_and_nothing_trails() {
         let rows = vec![vec!["web".into(), "running".into()], vec!["database".into(), "-".into()]];
         assert_eq!(text(&["NAME", "STATE"], rows), "NAME      STATE\nweb       running\ndatabase  -\n");
+    }
+
+    #[test]
+    fn an_image_of_the_catalog_has_no_size_and_no_init_yet() {
+        let named = |present| ImageFacts { name: "web".into(), present, size_bytes: 1 << 20, ..Default::default() };
+        assert_eq!(image_row(&named(false))[1..5], ["in catalog", "-", "-", "-"]);
+        assert_eq!(image_row(&named(true))[1..5], ["here", "1MiB", "0B", "agent"]);
     }
 
     #[test]
