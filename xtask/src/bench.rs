@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 const SAMPLE: &str = "banger-bench-sample";
 const SHAPE: &[&str] = &["--vmm", "qemu", "--init", "agent", "--vcpu", "1", "--memory", "512"];
 const RUNS: usize = 7;
-const NAMES: &str = "`create`, `fleet`, `convert`, `network`, `ssh`, `pull`";
+const NAMES: &str = "`create`, `fleet`, `many`, `convert`, `network`, `ssh`, `pull`";
 
 pub fn run(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("create") => create(),
         Some("fleet") => fleet::run(),
+        Some("many") => many(),
         Some("convert") => convert::run(),
         Some("pull") => pull::run(),
         Some("ssh") => ssh::run(),
@@ -55,6 +56,19 @@ fn create() -> Result<()> {
     compare("bare VMM to the same command's answer", ours, command);
     compare("bare VMM to its agent's health", ours, health);
     Ok(())
+}
+
+/// How long `list` takes while twenty sandboxes are created and deleted at once: the end-to-end test of that, on release
+/// binaries. It prints what it saw; the goal is 50 ms.
+fn many() -> Result<()> {
+    let binaries = build::release()?;
+    process::run_command(
+        Command::new("cargo")
+            .args(["test", "--quiet", "-p", "e2e", "--test", "many", "--", "--nocapture"])
+            .env("BANGER_BIN_FOLDER", &binaries.folder)
+            .env("REQUIRE_NEEDS", "qemu")
+            .env_remove("RUST_BACKTRACE"),
+    )
 }
 
 fn compare(what: &str, ours: Duration, bare: Duration) {
