@@ -28,6 +28,7 @@ pub mod layout;
 pub mod logging;
 pub mod names;
 pub mod process;
+mod program;
 pub mod publish;
 pub mod server;
 pub mod ssh;

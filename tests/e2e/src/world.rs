@@ -171,6 +171,7 @@ impl World {
             .env("BANGER_BANGERD", binary("bangerd"))
             .envs(self.variables.iter().map(|(name, value)| (*name, value)))
             .env("BANGER_NETWORK", self.network)
+            .env("PATH", ordinary_path())
             .env("NO_COLOR", "1")
             .env_remove("BANGER_SOCKET")
             .env_remove("BANGER_HOST")
@@ -337,4 +338,11 @@ pub fn binary(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(path.is_file(), "{} is missing; `cargo xtask test` builds it", path.display());
     path
+}
+
+/// An ordinary user's on Debian: without the folders of root's programs.
+fn ordinary_path() -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).filter(|folder| !folder.ends_with("sbin"));
+    std::env::join_paths(folders).expect("the parts of a PATH make one")
 }

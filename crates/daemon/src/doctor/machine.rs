@@ -3,10 +3,11 @@
 use super::check;
 use crate::app::App;
 use crate::host::vmm::cgroup::Groups;
+use crate::program::find;
 use model::ByteSize;
 use model::paths::MAX_SOCKET_PATH_BYTES;
 use rustix::fs::{Access, access, statvfs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use wire::control::{Check, Verdict};
 
 /// 3 GiB: the default image while it is built, and a first sandbox.
@@ -54,13 +55,6 @@ fn tool((program, package, what, without): &(&str, &str, &str, Verdict)) -> Chec
         Some(path) => check(program, Verdict::Pass, format!("{} {what}", path.display()), None),
         None => check(program, *without, format!("not installed; it {what}"), Some(&format!("install `{package}`"))),
     }
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // An ordinary user's PATH often lacks the folders of e2fsprogs.
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.map(|folder| folder.join(program)).find(|file| access(file, Access::EXEC_OK).is_ok() && file.is_file())
 }
 
 fn unprivileged_build() -> Check {

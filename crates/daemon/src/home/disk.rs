@@ -8,10 +8,11 @@
 
 use super::tree::{Each, Tree};
 use super::{HomeError, Result};
+use crate::program;
 use ext4_view::{Ext4, FileType, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 use wire::guest::work::{Kind, PATH_LIMIT_BYTES, Record};
 
@@ -106,7 +107,7 @@ fn mended(disk: &Path, scratch: &Path) -> Result<PathBuf> {
     let copy = scratch.join("mended.ext4");
     let _ = std::fs::remove_file(&copy);
     crate::host::disk::clone::clone_sparse(disk, &copy).map_err(|source| disk_error(disk, source))?;
-    let checked = Command::new("e2fsck").arg("-fy").arg(&copy).stdin(Stdio::null()).output();
+    let checked = program::command("e2fsck").arg("-fy").arg(&copy).stdin(Stdio::null()).output();
     let checked = checked.map_err(|source| disk_error(disk, source))?;
     // 0 to 2: nothing to mend, or mended (e2fsck(8)).
     match checked.status.code() {

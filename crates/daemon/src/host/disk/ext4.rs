@@ -2,13 +2,13 @@
 
 use super::DiskError;
 use crate::host::vmm::process::{Launch, Process};
+use crate::program;
 use model::ByteSize;
 use rustix::fs::{MemfdFlags, memfd_create};
-use std::env;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// A check of a large, full disk takes minutes on a slow machine; half an hour is stuck.
@@ -60,7 +60,7 @@ pub fn grow(path: &Path, size: ByteSize) -> Result<(), DiskError> {
 }
 
 fn run(program: &'static str, arguments: &[&str], path: &Path, worst: i32) -> Result<(), DiskError> {
-    let tool = find(program).ok_or(DiskError::NoTool { program })?;
+    let tool = program::find(program).ok_or(DiskError::NoTool { program })?;
     let mut arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
     arguments.push(path.into());
     let mut said = File::from(memfd_create("said", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
@@ -83,11 +83,4 @@ fn run(program: &'static str, arguments: &[&str], path: &Path, worst: i32) -> Re
     }
     let said = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
     Err(DiskError::Tool { program, said: said.chars().take(300).collect() })
-}
-
-/// Debian keeps these where an ordinary user's PATH does not lead.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.map(|folder| folder.join(program)).find(|path| path.is_absolute() && path.is_file())
 }

@@ -6,6 +6,7 @@ use super::manifest::{self, Fingerprint, ImageManifest};
 use super::mkfs::MkfsExt4;
 use super::staging::Staging;
 use crate::host::clock::HostClock;
+use crate::program;
 use ::images::ext4::{self, ImageError, Init, Progress, RootfsFacts, WriteOptions};
 use ::images::{Compression, Layer, Limits};
 use engine::host::clock::Clock;
@@ -15,7 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// Progress is told once in so many bytes.
 const REPORT_BYTES: u64 = 4 * 1024 * 1024;
@@ -121,7 +122,7 @@ fn wanted(watch: &dyn Watch) -> ControlFlow<()> {
 
 /// A second opinion by the file system's own checker; without it an image is as good as the writer.
 pub fn check(disk: &Path) -> Result<(), Trouble> {
-    let checked = Command::new(CHECKER).args(["-f", "-n"]).arg(disk).stdin(Stdio::null()).output();
+    let checked = program::command(CHECKER).args(["-f", "-n"]).arg(disk).stdin(Stdio::null()).output();
     match checked {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {

@@ -6,6 +6,7 @@
 //! a directory that was made here, never a link. Left out: POSIX ACLs, whose form on the disk mkfs would not take. The
 //! root itself, of which mkfs takes nothing over, is set by debugfs afterwards.
 
+use crate::program;
 use ::images::ext4::{ImageError, Progress, RootfsWriter, Volume, Written};
 use ::images::positioned::ReadAt;
 use ::images::tree::{Metadata, Node, NodeId, NodeKind};
@@ -19,7 +20,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 const PROGRAM: &str = "mkfs.ext4";
 const COPY_BYTES: usize = 1 << 20;
@@ -34,7 +35,8 @@ pub struct MkfsExt4 {
 impl MkfsExt4 {
     /// Whether this writer can work here at all.
     pub fn is_possible() -> bool {
-        rustix::process::geteuid().is_root() && Command::new(PROGRAM).arg("-V").stderr(Stdio::null()).status().is_ok()
+        rustix::process::geteuid().is_root()
+            && program::command(PROGRAM).arg("-V").stderr(Stdio::null()).status().is_ok()
     }
 }
 
@@ -78,7 +80,7 @@ fn size(content: u64, inodes: u64, free: u64) -> u64 {
 
 fn make(volume: &Volume<'_>, root: &Path, out: &File, inodes: u64) -> io::Result<()> {
     let uuid: String = volume.uuid.iter().enumerate().map(|(at, byte)| hyphen(at) + &format!("{byte:02x}")).collect();
-    let mut command = Command::new(PROGRAM);
+    let mut command = program::command(PROGRAM);
     command.args(["-q", "-F", "-m", "0", "-b", "4096", "-I", "256", "-L", volume.label, "-U", &uuid]);
     command.args(["-E", &format!("hash_seed={uuid},lazy_itable_init=0,lazy_journal_init=0")]);
     command.args(["-N", &(inodes + inodes / 8 + 64).to_string()]).arg("-d").arg(root);
@@ -105,7 +107,7 @@ fn settle_root(volume: &Volume<'_>, out: &File) -> io::Result<()> {
         format!("mtime @{}", mtime.0.max(0)),
     ];
     let script: String = fields.iter().map(|field| format!("set_inode_field / {field}\n")).collect();
-    let mut command = Command::new("debugfs");
+    let mut command = program::command("debugfs");
     command.args(["-w", "-f", "-"]).arg(path_of(out)).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = command.stderr(Stdio::null()).spawn()?;
     let said = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));

@@ -6,6 +6,7 @@ use super::manifest::{self, ImageManifest};
 use super::staging::Staging;
 use super::{Library, Trouble, kernel, refuse_existing};
 use crate::host::clock::HostClock;
+use crate::program;
 use ::images::digest;
 use engine::host::clock::Clock;
 use engine::host::images::Images;
@@ -15,7 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// What a person registers.
 #[derive(Debug, Clone)]
@@ -117,7 +118,7 @@ fn refuse_other_than_ext4(path: &Path) -> std::result::Result<(), Trouble> {
 
 /// e2fsprogs reads a file system without mounting it; where it cannot, nothing is known.
 fn ask(disk: &Path, question: &str) -> Option<String> {
-    let mut command = Command::new(READER);
+    let mut command = program::command(READER);
     command.args(["-R", question]).arg(disk).stdin(Stdio::null()).stderr(Stdio::null());
     let output = command.output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -104,7 +104,7 @@ fn both_writers_make_the_same_tree() {
         let out = folder.path().join(name);
         let options = WriteOptions { epoch: 1_600_000_000, ..WriteOptions::default() };
         write_rootfs_with(writer, &layers(), &out, &options, &mut |_| ControlFlow::Continue(())).expect("it is good");
-        let checked = Command::new("e2fsck").arg("-fn").arg(&out).output().expect("e2fsck runs");
+        let checked = crate::program::command("e2fsck").arg("-fn").arg(&out).output().expect("e2fsck runs");
         assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stdout));
         list(&fs::read(&out).expect("it can be read"))
     });
