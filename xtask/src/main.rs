@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod check;
 mod docs;
+mod fuzz;
 mod process;
 mod run;
 mod test;
@@ -19,6 +20,7 @@ cargo xtask lint             rules, rustfmt, clippy, shellcheck
 cargo xtask docs             write the generated pages anew
 cargo xtask coverage         line coverage of the tests that need no machine
 cargo xtask soak [ROUNDS]    kill the daemon at random steps, for as long as you like
+cargo xtask fuzz [TARGET…]   every fuzz target for 12 s each; --seconds N for longer
 cargo xtask bench NAME       create, fleet, convert, network, ssh, pull";
 
 fn main() {
@@ -41,6 +43,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "docs" => docs::write(),
         "coverage" => test::coverage(),
         "soak" => test::soak(rest),
+        "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" | "" => {
             println!("{USAGE}");

@@ -1,6 +1,7 @@
-//! All tests, then what was skipped and why, then the runner's summary once more as the last line.
+//! All tests, then every fuzz target for some seconds, then what was skipped and why, then the runner's summary once more
+//! as the last line.
 
-use crate::{build, process};
+use crate::{build, fuzz, process};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -22,8 +23,11 @@ pub fn run(filters: &[String]) -> Result<()> {
         .env_remove("RUST_BACKTRACE")
         .env("CARGO_TERM_COLOR", "never");
     let (status, summary) = tee(&mut command)?;
+    // Who names tests wants those only.
+    let fuzzed = if filters.is_empty() { fuzz::run(&[]) } else { Ok(()) };
     report_skips(&skips)?;
     println!("{summary}");
+    fuzzed?;
     if !status.success() {
         bail!("not all tests passed");
     }

@@ -1,5 +1,5 @@
 //! The fuzzers' corpus, replayed, and mutations of it: as many and the same ones in every run, so that this needs neither a
-//! nightly compiler nor luck. A case that once failed is added to `fuzz/corpus/<target>/` and stays.
+//! fuzzer nor luck. A case that once failed is added to `fuzz/corpus/<target>/` and stays.
 
 use daemon::home::fuzzing::TARGETS;
 use std::path::PathBuf;
