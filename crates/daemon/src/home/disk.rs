@@ -9,7 +9,7 @@
 use super::tree::{Each, Tree};
 use super::{HomeError, Result};
 use crate::program;
-use ext4_view::{Ext4, FileType, Metadata};
+use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,6 +20,10 @@ use wire::guest::work::{Kind, PATH_LIMIT_BYTES, Record};
 const WORK_MOUNT: &str = "/root";
 /// Where the root disk holds the overlay's upper layer (`agent/src/init/root.rs`).
 const UPPER: &str = "/upper";
+/// 64 KiB (1 KiB << 6): the largest block that ext4 knows.
+const LOG_BLOCK_SIZE_LIMIT: u32 = 6;
+/// 16 TiB in the usual blocks of 4 KiB; 3 MiB of memory.
+const GROUP_LIMIT: u64 = 1 << 17;
 
 #[derive(Clone)]
 pub struct DiskTree {
@@ -70,7 +74,7 @@ impl DiskTree {
     /// A whole disk in memory.
     pub(super) fn of_bytes(bytes: Vec<u8>, end: Instant) -> Result<DiskTree> {
         let disk = PathBuf::from("memory");
-        let system = Ext4::load(Box::new(bytes)).map_err(|source| disk_error(&disk, source))?;
+        let system = load_bounded(Box::new(bytes)).map_err(|source| disk_error(&disk, source))?;
         Ok(DiskTree { disk, end, path: "/".to_owned(), place: Vec::new(), system })
     }
 
@@ -96,10 +100,35 @@ impl DiskTree {
     }
 }
 
-fn load(disk: &Path) -> std::result::Result<Ext4, ext4_view::Ext4Error> {
+fn load(disk: &Path) -> std::result::Result<Ext4, Ext4Error> {
     // A disk is hostile, too: should the library trip over it, that is one more disk that cannot be read.
-    let loaded = std::panic::catch_unwind(|| Ext4::load_from_path(disk));
-    loaded.unwrap_or_else(|_| Err(ext4_view::Ext4Error::Io(Box::new(io::Error::other("it confuses the reader")))))
+    let loaded = std::panic::catch_unwind(|| {
+        let file = std::fs::File::open(disk).map_err(|source| Ext4Error::Io(Box::new(source)))?;
+        load_bounded(Box::new(file))
+    });
+    loaded.unwrap_or_else(|_| Err(refused("it confuses the reader")))
+}
+
+/// The library makes room for all groups that a superblock counts, and for some blocks of its size: gigabytes, when a
+/// guest wrote it, and a failed allocation ends this process. So both are looked at before.
+fn load_bounded(mut reader: Box<dyn Ext4Read>) -> std::result::Result<Ext4, Ext4Error> {
+    let mut superblock = [0; 1024];
+    reader.read(1024, &mut superblock).map_err(Ext4Error::Io)?;
+    let field = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().expect("four bytes"));
+    // `struct ext4_super_block`: s_log_block_size, s_blocks_count_hi and _lo, s_blocks_per_group.
+    let (log_block_size, blocks_per_group) = (field(0x18), field(0x20));
+    let blocks = u64::from(field(0x150)) << 32 | u64::from(field(0x4));
+    if log_block_size > LOG_BLOCK_SIZE_LIMIT {
+        return Err(refused("its blocks are larger than ext4's"));
+    }
+    if blocks_per_group == 0 || blocks.div_ceil(u64::from(blocks_per_group)) > GROUP_LIMIT {
+        return Err(refused("it counts more groups than a disk has"));
+    }
+    Ext4::load(reader)
+}
+
+fn refused(reason: &'static str) -> Ext4Error {
+    Ext4Error::Io(Box::new(io::Error::other(reason)))
 }
 
 /// A copy beside, made whole by `e2fsck`; its holes cost nothing.
@@ -204,5 +233,36 @@ fn record(path: Vec<u8>, facts: &Metadata) -> Record {
         ctime_ns: 0,
         inode: 0,
         path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that `mkfs.ext4` made, with one field of its superblock changed.
+    fn load_with(at: usize, value: u32) -> std::result::Result<DiskTree, String> {
+        let disk = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/disk/ext4");
+        let mut bytes = std::fs::read(disk).expect("the corpus is there");
+        bytes[1024 + at..1024 + at + 4].copy_from_slice(&value.to_le_bytes());
+        let end = Instant::now() + std::time::Duration::from_secs(20);
+        DiskTree::of_bytes(bytes, end).map_err(|error| {
+            let source = std::error::Error::source(&error).expect("it has a cause");
+            format!("{source}")
+        })
+    }
+
+    fn check_refused(at: usize, value: u32, reason: &str) {
+        let told = load_with(at, value).err().expect("it is refused");
+        assert!(told.contains(reason), "{told}");
+    }
+
+    #[test]
+    fn a_disk_that_counts_more_than_there_is_costs_no_memory() {
+        // The magic number and the state that follows it, as they are.
+        assert!(load_with(0x38, 0x0001_ef53).is_ok());
+        check_refused(0x150, 1, "more groups");
+        check_refused(0x20, 0, "more groups");
+        check_refused(0x18, 21, "blocks are larger");
     }
 }
