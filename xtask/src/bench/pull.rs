@@ -1,54 +1,132 @@
 //! `banger image pull` against the tools a person would chain by hand: skopeo, umoci, mkfs.ext4. The same registry
-//! (Debian's, on loopback), the same image, the same run; one after the other, theirs first and last halves of the pairs.
+//! (Debian's, on loopback), the same image, the same run; the two take turns in going first. Then what layers that are here
+//! already save, what one large layer takes of memory, and how long a list of 200 images takes.
 
+mod registry;
+
+use super::median;
 use crate::{build, process};
-use anyhow::{Context, Result, bail};
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::net::{TcpListener, TcpStream};
+use anyhow::{Context, Result};
+use registry::{LAYERS, Registry};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const LAYERS: usize = 12;
 /// 1 GB of files, as the goal has it; `BENCH_PULL_MB` makes it smaller on a busy machine.
 const MEGABYTES: usize = 1000;
-/// 64 KiB: between a source file and a library.
-const FILE_BYTES: usize = 64 << 10;
 const RUNS: usize = 3;
 const LIMIT_RATIO: f64 = 0.5;
 const LIMIT_PEAK_MIB: u64 = 150;
+const IMAGES: usize = 200;
+const LISTS: usize = 21;
+const LIMIT_LIST: Duration = Duration::from_millis(20);
 
 pub fn run() -> Result<()> {
     let megabytes = std::env::var("BENCH_PULL_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(MEGABYTES);
-    let binaries = build::release()?;
+    let banger = build::release()?.banger();
     let place = Place(build::target_folder().join("bench-pull"));
     let _ = fs::remove_dir_all(&place.0);
     fs::create_dir_all(&place.0)?;
     let registry = Registry::start(&place.0)?;
-    fill(&place.0, &registry.address, megabytes)?;
+    eprintln!("making images of {megabytes} MB");
+    registry.fill(&place.0, megabytes)?;
+    let first = against_tools(&banger, &place.0, &registry, megabytes)?;
+    shared_layers(&banger, &place.0, &registry, first)?;
+    one_layer(&banger, &place.0, &registry)?;
+    list(&banger, &place.0)
+}
+
+/// Tells how long ours took.
+fn against_tools(banger: &Path, place: &Path, registry: &Registry, megabytes: usize) -> Result<Duration> {
     let (mut ours, mut theirs, mut peak) = (Vec::new(), Vec::new(), 0);
     for run in 1..=RUNS {
-        theirs.push(by_hand(&place.0, &registry.address)?);
-        let (took, most) = with_banger(&binaries.banger(), &place.0, &registry.address)?;
-        ours.push(took);
+        if run % 2 == 1 {
+            theirs.push(by_hand(place, registry)?);
+        }
+        let daemon = Daemon::start(banger, place)?;
+        ours.push(daemon.pull(&registry.image("1"))?);
+        let most = daemon.peak_mib()?;
+        daemon.stop()?;
+        if run % 2 == 0 {
+            theirs.push(by_hand(place, registry)?);
+        }
         peak = peak.max(most);
-        eprintln!("run {run} of {RUNS}: by hand {:.2?}, banger {took:.2?}, peak {most} MiB", theirs[run - 1]);
+        eprintln!(
+            "run {run} of {RUNS}: by hand {:.2?}, banger {:.2?}, peak {most} MiB",
+            theirs[run - 1],
+            ours[run - 1]
+        );
     }
-    let (ours, theirs) = (super::median(ours), super::median(theirs));
+    let (ours, theirs) = (median(ours), median(theirs));
     let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
-    println!("{megabytes} MB of files in {LAYERS} layers");
-    println!("skopeo copy + umoci unpack + mkfs.ext4 -d   {theirs:.2?} (median of {RUNS})");
-    println!("banger image pull                           {ours:.2?} (median of {RUNS})");
-    println!(
-        "ratio                                       {ratio:.3}, limit {LIMIT_RATIO}: {}",
-        kept(ratio <= LIMIT_RATIO)
-    );
-    println!(
-        "peak memory of bangerd                      {peak} MiB, limit {LIMIT_PEAK_MIB}: {}",
-        kept(peak < LIMIT_PEAK_MIB)
+    println!("{megabytes} MB of files in {LAYERS} layers, median of {RUNS}");
+    row("skopeo copy + umoci unpack + mkfs.ext4 -d", format!("{theirs:.2?}"));
+    row("banger image pull", format!("{ours:.2?}"));
+    row("ratio", format!("{ratio:.3}, limit {LIMIT_RATIO}: {}", kept(ratio <= LIMIT_RATIO)));
+    row_of_peak("peak memory of bangerd", peak);
+    Ok(ours)
+}
+
+/// An image of the same layers and one more costs that one: a config and a layer are asked for, nothing else.
+fn shared_layers(banger: &Path, place: &Path, registry: &Registry, first: Duration) -> Result<()> {
+    let daemon = Daemon::start(banger, place)?;
+    daemon.pull(&registry.image("1"))?;
+    let before = registry.blobs_served()?;
+    let took = daemon.pull(&registry.image("2"))?;
+    let blobs = registry.blobs_served()? - before;
+    daemon.stop()?;
+    let share = took.as_secs_f64() / first.as_secs_f64();
+    row("the same and one layer more", format!("{took:.2?}, {share:.2} of the first"));
+    row("blobs asked for", format!("{blobs}, limit 2: {}", kept(blobs <= 2)));
+    Ok(())
+}
+
+fn one_layer(banger: &Path, place: &Path, registry: &Registry) -> Result<()> {
+    let daemon = Daemon::start(banger, place)?;
+    let took = daemon.pull(&registry.image("one"))?;
+    let peak = daemon.peak_mib()?;
+    daemon.stop()?;
+    row("all of it in one layer", format!("{took:.2?}"));
+    row_of_peak("peak memory of bangerd", peak);
+    Ok(())
+}
+
+/// 200 images by names of their own; what lies behind a name makes no difference to a list.
+fn list(banger: &Path, place: &Path) -> Result<()> {
+    let daemon = Daemon::start(banger, place)?;
+    let folder = place.join("tiny");
+    fs::create_dir_all(folder.join("root"))?;
+    fs::write(folder.join("root/.profile"), "umask 022\n")?;
+    let archive = place.join("tiny.tar").display().to_string();
+    process::run("tar", &["--create", "--file", &archive, "--directory", &folder.display().to_string(), "."])?;
+    daemon.banger(&["image", "import", "tiny", &archive])?;
+    for number in 1..IMAGES {
+        daemon.banger(&["image", "tag", "tiny", &format!("tiny-{number}")])?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..LISTS {
+        let began = Instant::now();
+        let listed = daemon.banger(&["image", "list"])?;
+        times.push(began.elapsed());
+        let count = listed.lines().filter(|line| line.starts_with("tiny")).count();
+        anyhow::ensure!(count == IMAGES, "{count} images are listed");
+    }
+    daemon.stop()?;
+    let took = median(times);
+    row(
+        "image list with 200 images",
+        format!("{took:.2?} (median of {LISTS}), limit {LIMIT_LIST:.0?}: {}", kept(took <= LIMIT_LIST)),
     );
     Ok(())
+}
+
+fn row(what: &str, value: String) {
+    println!("{what:<44}{value}");
+}
+
+fn row_of_peak(what: &str, peak: u64) {
+    row(what, format!("{peak} MiB, limit {LIMIT_PEAK_MIB}: {}", kept(peak < LIMIT_PEAK_MIB)));
 }
 
 fn kept(kept: bool) -> &'static str {
@@ -64,105 +142,13 @@ impl Drop for Place {
     }
 }
 
-struct Registry {
-    server: Child,
-    address: String,
-}
-
-impl Registry {
-    fn start(folder: &Path) -> Result<Registry> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let config = folder.join("config.yml");
-        let store = folder.join("store");
-        fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
-                 rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n  secret: x\n",
-                store.display()
-            ),
-        )?;
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = command.spawn().context("cannot start docker-registry (package docker-registry)")?;
-        let registry = Registry { server, address: format!("127.0.0.1:{port}") };
-        let end = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if Instant::now() > end {
-                bail!("docker-registry does not listen");
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(registry)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
-/// Pushes the image: files of words, which compress as programs and texts do, to a third.
-fn fill(place: &Path, address: &str, megabytes: usize) -> Result<()> {
-    let layout = place.join("layout");
-    let image = format!("{}:1", layout.display());
-    process::run("umoci", &["init", "--layout", &layout.display().to_string()])?;
-    process::run("umoci", &["new", "--image", &image])?;
-    let tar = place.join("layer.tar");
-    let files = megabytes * 1_000_000 / LAYERS / FILE_BYTES;
-    for layer in 0..LAYERS {
-        write_layer(&tar, layer, files)?;
-        process::run("umoci", &["raw", "add-layer", "--image", &image, &tar.display().to_string()])?;
-    }
-    fs::remove_file(&tar)?;
-    let to = format!("docker://{address}/bench:1");
-    let from = format!("oci:{image}");
-    process::run("skopeo", &["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", &from, &to])?;
-    Ok(fs::remove_dir_all(layout)?)
-}
-
-fn write_layer(path: &Path, layer: usize, files: usize) -> Result<()> {
-    let mut archive = tar::Builder::new(BufWriter::new(File::create(path)?));
-    let mut state = 88_172_645_463_325_252u64 + layer as u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    for file in 0..files {
-        let mut bytes = Vec::with_capacity(FILE_BYTES + 32);
-        while bytes.len() < FILE_BYTES {
-            // A number now and then between words that come back: about a third when packed.
-            match next() % 4 {
-                0 => bytes.extend(next().to_le_bytes()),
-                _ => write!(bytes, "{} ", WORDS[(next() % WORDS.len() as u64) as usize])?,
-            }
-        }
-        bytes.truncate(FILE_BYTES);
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, format!("usr/share/{layer}/{}/{file}", file % 16), &bytes[..])?;
-    }
-    archive.into_inner()?.flush()?;
-    Ok(())
-}
-
-const WORDS: &[&str] = &[
-    "sandbox", "kernel", "image", "layer", "registry", "manifest", "digest", "return", "struct", "static", "const",
-    "include", "define", "extern", "unsigned", "pointer", "buffer", "length", "offset", "config",
-];
-
-fn by_hand(place: &Path, address: &str) -> Result<Duration> {
+fn by_hand(place: &Path, registry: &Registry) -> Result<Duration> {
     let folder = place.join("by-hand");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     process::run("sync", &[])?;
     let at = |name: &str| folder.join(name).display().to_string();
-    let (from, layout) = (format!("docker://{address}/bench:1"), at("layout"));
+    let (from, layout) = (format!("docker://{}", registry.image("1")), at("layout"));
     let began = Instant::now();
     let to = format!("oci:{layout}:1");
     process::run("skopeo", &["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", &from, &to])?;
@@ -174,37 +160,67 @@ fn by_hand(place: &Path, address: &str) -> Result<Duration> {
     Ok(took)
 }
 
-/// How long it took, and the most memory that the daemon held (`VmHWM`, proc(5)).
-fn with_banger(banger: &Path, place: &Path, address: &str) -> Result<(Duration, u64)> {
-    let folder = place.join("banger");
-    let _ = fs::remove_dir_all(&folder);
-    for name in ["state", "run", "cache", "config"] {
-        fs::create_dir_all(folder.join(name))?;
+/// A daemon with a library of its own, empty.
+struct Daemon<'a> {
+    banger: &'a Path,
+    folder: PathBuf,
+    pid: u64,
+}
+
+impl<'a> Daemon<'a> {
+    fn start(banger: &'a Path, place: &Path) -> Result<Daemon<'a>> {
+        let folder = place.join("banger");
+        let _ = fs::remove_dir_all(&folder);
+        for name in ["state", "run", "cache", "config"] {
+            fs::create_dir_all(folder.join(name))?;
+        }
+        let mut daemon = Daemon { banger, folder, pid: 0 };
+        daemon.banger(&["image", "list"])?;
+        let status: serde_json::Value = serde_json::from_str(&daemon.banger(&["daemon", "status", "--json"])?)
+            .context("`daemon status --json` is not JSON")?;
+        daemon.pid = status["pid"].as_u64().context("a daemon has a pid")?;
+        process::run("sync", &[])?;
+        Ok(daemon)
     }
-    let command = |arguments: &[&str]| {
-        let mut command = Command::new(banger);
+
+    fn banger(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.banger);
         command
             .args(arguments)
-            .env("BANGER_STATE", folder.join("state"))
-            .env("XDG_RUNTIME_DIR", folder.join("run"))
-            .env("XDG_CACHE_HOME", folder.join("cache"))
-            .env("XDG_CONFIG_HOME", folder.join("config"))
+            .env("BANGER_STATE", self.folder.join("state"))
+            .env("XDG_RUNTIME_DIR", self.folder.join("run"))
+            .env("XDG_CACHE_HOME", self.folder.join("cache"))
+            .env("XDG_CONFIG_HOME", self.folder.join("config"))
             .env_remove("BANGER_SOCKET")
             .stdout(Stdio::piped());
-        command
-    };
-    process::output_of(&mut command(&["image", "list"]))?;
-    let status = process::output_of(&mut command(&["daemon", "status", "--json"]))?;
-    let status: serde_json::Value = serde_json::from_str(&status).context("`daemon status --json` is not JSON")?;
-    let pid = status["pid"].as_u64().context("a daemon has a pid")?;
-    process::run("sync", &[])?;
-    let began = Instant::now();
-    process::output_of(&mut command(&["image", "pull", "--no-progress", &format!("{address}/bench:1")]))?;
-    let took = began.elapsed();
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let peak =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
-    process::output_of(&mut command(&["daemon", "stop"]))?;
-    fs::remove_dir_all(&folder)?;
-    Ok((took, peak.unwrap_or(0u64) / 1024))
+        process::output_of(&mut command)
+    }
+
+    fn pull(&self, reference: &str) -> Result<Duration> {
+        let began = Instant::now();
+        self.banger(&["image", "pull", "--no-progress", reference])?;
+        Ok(began.elapsed())
+    }
+
+    /// The most memory that it held so far (`VmHWM`, proc(5)).
+    fn peak_mib(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        Ok(kib.context("the kernel tells how much memory a process held")? / 1024)
+    }
+
+    fn stop(self) -> Result<()> {
+        self.banger(&["daemon", "stop"])?;
+        Ok(fs::remove_dir_all(&self.folder)?)
+    }
+}
+
+impl Drop for Daemon<'_> {
+    /// Where something went wrong; the error that is on its way says what.
+    fn drop(&mut self) {
+        if self.folder.exists() {
+            let _ = self.banger(&["daemon", "stop"]);
+        }
+    }
 }
