@@ -10,6 +10,7 @@ use crate::error::{ConsoleTail, Error, Kind, Result};
 use crate::gate::{Guarded, Seat, Waiting, Wish};
 use crate::host::clock::Timestamp;
 use crate::host::guest::{GuestIdentity, Readiness};
+use crate::host::images::Systemd;
 use crate::host::network::{Attachment, Link};
 use crate::host::vmm::{Machine, VmmExit};
 use crate::host::{HostError, HostErrorKind, Report, Watch};
@@ -18,7 +19,7 @@ use crate::plan::{Plan, Step, Verb};
 use crate::sandbox::{Sandbox, Span};
 use crate::store::journal::{Operation, Outcome, StepRecord, StepState};
 use model::port::PortForward;
-use model::{InitMode, SandboxId, State};
+use model::{ImageName, InitMode, SandboxId, State};
 use std::sync::Arc;
 
 /// What of the console a record and an error keep: the last screen.
@@ -186,7 +187,10 @@ impl<'a> Drive<'a> {
         match step {
             Step::Reserve(_) => Ok(()),
             Step::Enter(state) => self.enter(*state),
-            Step::EnsureImage(name) => done(host.images.ensure_image(name, &self.watch)),
+            Step::EnsureImage(name) => {
+                done(host.images.ensure_image(name, &self.watch))?;
+                self.refuse_impossible_init(name)
+            }
             Step::EnsureKernel(name) => done(host.images.ensure_kernel(name, &self.watch)),
             Step::EnsureDisks(wanted) => {
                 done(host.disk.ensure_disks(wanted))?;
@@ -295,6 +299,23 @@ impl<'a> Drive<'a> {
         done(host.vmm.ensure_running(&machine))
     }
 
+    /// Said before anything boots: an image that can get no systemd will not become a machine with it.
+    fn refuse_impossible_init(&self, name: &ImageName) -> Result<()> {
+        if self.record()?.spec.init != InitMode::Systemd {
+            return Ok(());
+        }
+        let images = self.engine.host.images.images()?;
+        let facts = images.into_iter().find(|image| image.name == *name);
+        let Some(Systemd::Unavailable { system }) = facts.map(|facts| facts.systemd) else { return Ok(()) };
+        let what = system.map(|system| format!(" ({system})")).unwrap_or_default();
+        let (verb, sandbox) = (self.operation.verb, &self.operation.name);
+        let sentence = format!(
+            "cannot {verb} {sandbox}: image {name}{what} has no systemd, and no package of it is known for that system"
+        );
+        Err(Error::new(Kind::Refused, sentence)
+            .with_hint("leave out `--init systemd`: the agent is a full init, with services, network and ssh"))
+    }
+
     /// `auto` means the image's systemd where it has one.
     fn resolve_init(&self, machine: &Machine) -> Result<InitMode> {
         if machine.init != InitMode::Auto {
@@ -302,7 +323,7 @@ impl<'a> Drive<'a> {
         }
         let images = self.engine.host.images.images()?;
         Ok(match images.iter().find(|image| image.name == machine.image) {
-            Some(image) if image.has_systemd => InitMode::Systemd,
+            Some(image) if image.has_systemd() => InitMode::Systemd,
             Some(_) => InitMode::Agent,
             None => InitMode::Auto,
         })

@@ -5,6 +5,7 @@
 //! Nothing here touches a machine; the proofs are the tests beside each type.
 
 pub mod change;
+pub mod distribution;
 pub mod egress;
 pub mod id;
 pub mod image_ref;
@@ -18,6 +19,7 @@ pub mod spec;
 pub mod workspace;
 
 pub use change::Change;
+pub use distribution::Distribution;
 pub use id::{Digest, OperationId, SandboxId};
 pub use lifecycle::State;
 pub use name::{ImageName, KernelName, SandboxName, UserName};

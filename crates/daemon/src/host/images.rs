@@ -497,8 +497,8 @@ impl Library {
     fn image_facts(&self, name: ImageName, manifest: ImageManifest) -> ImageFacts {
         let (size, allocated) = sizes(&[self.layout.image_rootfs(&name), self.layout.image_work_seed(&name)]);
         ImageFacts {
+            systemd: manifest.systemd(),
             digest: manifest.digest,
-            has_systemd: manifest.has_systemd,
             kernel: manifest.kernel,
             size,
             allocated,

@@ -282,7 +282,7 @@ pub fn image_facts(facts: &engine::host::images::ImageFacts, used_by: Vec<String
         name: facts.name.to_string(),
         present: true,
         digest: Some(facts.digest.to_string()),
-        has_systemd: facts.has_systemd,
+        has_systemd: facts.has_systemd(),
         kernel: facts.kernel.as_ref().map(ToString::to_string),
         size_bytes: facts.size.bytes(),
         allocated_bytes: facts.allocated.bytes(),

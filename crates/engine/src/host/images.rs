@@ -22,7 +22,7 @@ pub trait Images: Send + Sync {
 pub struct ImageFacts {
     pub name: ImageName,
     pub digest: Digest,
-    pub has_systemd: bool,
+    pub systemd: Systemd,
     /// The kernel this image brings or prefers.
     pub kernel: Option<KernelName>,
     pub size: ByteSize,
@@ -30,6 +30,24 @@ pub struct ImageFacts {
     pub created_at: Timestamp,
     /// Where it came from: `debian packages`, an OCI reference, a file.
     pub source: String,
+}
+
+/// How a guest of an image comes to systemd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Systemd {
+    Present,
+    /// The image's package manager installs it at the first boot, as far as is known.
+    Installable,
+    Unavailable {
+        /// What the image calls itself: `Alpine Linux v3.20`.
+        system: Option<String>,
+    },
+}
+
+impl ImageFacts {
+    pub fn has_systemd(&self) -> bool {
+        self.systemd == Systemd::Present
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

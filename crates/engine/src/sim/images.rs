@@ -1,7 +1,7 @@
 //! A catalog of two images and one kernel that are "built" in no time, and nothing else in the world.
 
 use super::{IMAGES, KERNELS, World, refuse};
-use crate::host::images::{ImageFacts, Images, KernelFacts};
+use crate::host::images::{ImageFacts, Images, KernelFacts, Systemd};
 use crate::host::{HostError, HostErrorKind, Report, Result, Unit, Watch};
 use model::service::ImageCommand;
 use model::{Backend, ByteSize, Change, Digest, ImageName, KernelName};
@@ -58,7 +58,7 @@ impl Images for SimImages {
             let facts = |name: &ImageName| ImageFacts {
                 name: name.clone(),
                 digest: digest(name.as_str()),
-                has_systemd: name.as_str().starts_with("debian"),
+                systemd: systemd_of(name.as_str()),
                 kernel: None,
                 size: IMAGE_SIZE,
                 allocated: IMAGE_ALLOCATED,
@@ -89,6 +89,15 @@ impl Images for SimImages {
             };
             Ok(state.kernels.iter().map(facts).collect())
         })
+    }
+}
+
+/// As the systems have it that are called so.
+fn systemd_of(name: &str) -> Systemd {
+    match name {
+        debian if debian.starts_with("debian") => Systemd::Present,
+        alpine if alpine.starts_with("alpine") => Systemd::Unavailable { system: Some("Alpine Linux".into()) },
+        _ => Systemd::Installable,
     }
 }
 

@@ -167,7 +167,7 @@ impl Library {
         manifest.config = set.config.clone();
         manifest.owns_kernel = kernel.as_str() == name.as_str();
         manifest.kernel = Some(kernel);
-        (manifest.has_systemd, manifest.system) = super::register::system_of(&rootfs);
+        super::register::look_at(&rootfs, &mut manifest);
         manifest::write(&staging.file("manifest.json"), &manifest)?;
         staging.commit(&self.layout.image(name))
     }

@@ -45,7 +45,7 @@ pub fn from_layers(
     let facts = write_disks(layers, staging, watch)?;
     let mut manifest = describe(facts.digest);
     manifest.has_systemd = facts.system.init == Init::Systemd;
-    manifest.system = facts.system.os_release.as_deref().and_then(pretty_name);
+    manifest.take_os_release(facts.system.os_release.as_deref());
     manifest.work_seed = Some(Fingerprint::of(&staging.file("work-seed.ext4"))?);
     manifest::write(&staging.file("manifest.json"), &manifest)?;
     Ok(())

@@ -1,8 +1,10 @@
 //! What stands beside an image's or a kernel's files, as `manifest.json`. Fields are added, never changed; an entry
 //! whose manifest cannot be read is not listed.
 
+use super::image::pretty_name;
 use ::images::config::ImageConfig;
-use model::{Backend, Digest, ImageName, KernelName};
+use engine::host::images::Systemd;
+use model::{Backend, Digest, Distribution, ImageName, KernelName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Write};
 use std::path::Path;
@@ -23,6 +25,9 @@ pub struct ImageManifest {
     /// `PRETTY_NAME` of its os-release.
     #[serde(default)]
     pub system: Option<String>,
+    /// By its os-release; absent where nobody looked.
+    #[serde(default)]
+    pub distribution: Option<Distribution>,
     /// The image it was made from, if it was.
     #[serde(default)]
     pub parent: Option<ImageName>,
@@ -105,6 +110,7 @@ impl ImageManifest {
             has_systemd: false,
             kernel: None,
             system: None,
+            distribution: None,
             parent: None,
             work_seed: None,
             managed: true,
@@ -117,6 +123,20 @@ impl ImageManifest {
 
     pub fn read(path: &Path) -> Option<ImageManifest> {
         read(path).filter(|manifest: &ImageManifest| manifest.format == FORMAT)
+    }
+
+    /// Notes what the image's os-release says; nothing says that it is nothing known.
+    pub fn take_os_release(&mut self, text: Option<&str>) {
+        self.system = text.and_then(pretty_name);
+        self.distribution = Some(Distribution::of_os_release(text.unwrap_or_default()));
+    }
+
+    pub fn systemd(&self) -> Systemd {
+        match self.distribution {
+            _ if self.has_systemd => Systemd::Present,
+            Some(known) if !known.packages_systemd() => Systemd::Unavailable { system: self.system.clone() },
+            Some(_) | None => Systemd::Installable,
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Library {
             let source = format!("registered from {}", wanted.rootfs.display());
             let mut manifest = ImageManifest::new(digest, &source, HostClock.now());
             manifest.managed = false;
-            (manifest.has_systemd, manifest.system) = system_of(&wanted.rootfs);
+            look_at(&wanted.rootfs, &mut manifest);
             manifest.owns_kernel = matches!(wanted.kernel, OwnKernel::Files { .. });
             manifest.kernel = kernel.clone();
             manifest::write(&staging.file("manifest.json"), &manifest)?;
@@ -125,9 +125,12 @@ fn ask(disk: &Path, question: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Whether there is a systemd in a file system, and what its system calls itself.
-pub(super) fn system_of(disk: &Path) -> (bool, Option<String>) {
-    (has_systemd(disk), os_release(disk).as_deref().and_then(super::image::pretty_name))
+/// Notes whether there is a systemd in a file system, and what its system calls itself, as far as that can be read.
+pub(super) fn look_at(disk: &Path, manifest: &mut ImageManifest) {
+    manifest.has_systemd = has_systemd(disk);
+    if let Some(text) = os_release(disk) {
+        manifest.take_os_release(Some(&text));
+    }
 }
 
 fn has_systemd(disk: &Path) -> bool {

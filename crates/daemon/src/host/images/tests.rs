@@ -69,7 +69,7 @@ fn an_archive_becomes_an_image_and_the_same_one_twice_the_same_bytes() {
     let images = rig.library.images().unwrap();
     assert_eq!(images.iter().map(|facts| facts.name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(images[0].digest, images[1].digest);
-    assert!(!images[0].has_systemd && images[0].allocated <= images[0].size);
+    assert!(!images[0].has_systemd() && images[0].allocated <= images[0].size);
     for file in ["rootfs.ext4", "work-seed.ext4"] {
         let bytes = |name: &str| fs::read(rig.library.layout.image(&name.parse().unwrap()).join(file)).unwrap();
         assert!(bytes("one") == bytes("two"), "{file} differs");
