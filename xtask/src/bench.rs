@@ -39,7 +39,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
 /// machine started by hand (same kernel, initramfs, drives and command line) to its agent's answer: to a question after its
 /// health, and to the same command.
 fn create() -> Result<()> {
-    let binaries = build::release()?;
+    let binaries = build::measured()?;
     let banger = binaries.banger();
     let bare = sample(&banger)?;
     let (mut ours, mut health, mut command) = (Vec::new(), Vec::new(), Vec::new());
@@ -61,7 +61,7 @@ fn create() -> Result<()> {
 /// How long `list` takes while twenty sandboxes are created and deleted at once: the end-to-end test of that, on release
 /// binaries. It prints what it saw; the goal is 50 ms.
 fn many() -> Result<()> {
-    let binaries = build::release()?;
+    let binaries = build::measured()?;
     process::run_command(
         Command::new("cargo")
             .args(["test", "--quiet", "-p", "e2e", "--test", "many", "--", "--nocapture"])

@@ -14,7 +14,7 @@ const RUNS: usize = 21;
 const HANDS: usize = 4;
 
 pub fn run() -> Result<()> {
-    let binaries = build::release()?;
+    let binaries = build::measured()?;
     let world = World::new(binaries.banger())?;
     // The daemon's own weight, before it holds anything.
     let answered = world.answer(&["daemon", "status", "--json"])?;

@@ -24,7 +24,7 @@ const LIMIT_LIST: Duration = Duration::from_millis(20);
 
 pub fn run() -> Result<()> {
     let megabytes = std::env::var("BENCH_PULL_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(MEGABYTES);
-    let banger = build::release()?.banger();
+    let banger = build::measured()?.banger();
     let place = Place(build::target_folder().join("bench-pull"));
     let _ = fs::remove_dir_all(&place.0);
     fs::create_dir_all(&place.0)?;

@@ -18,7 +18,7 @@ const FIRST_PORT: u16 = 42_100;
 const LIMIT: f64 = 1.3;
 
 pub fn run() -> Result<()> {
-    let banger = build::release()?.banger();
+    let banger = build::measured()?.banger();
     let _ = Command::new(&banger).args(["vm", "delete", "--force", VM]).output();
     process::run_command(Command::new(&banger).args(["vm", "create", "--name", VM]).args(SHAPE))?;
     let measured = commands(&banger).and_then(|()| ports(&banger));
