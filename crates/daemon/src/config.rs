@@ -10,7 +10,8 @@ pub mod keys;
 mod values;
 
 use crate::host::network::choice::Wanted;
-use model::{ByteSize, ImageName, KernelName, RestartPolicy, Vcpus};
+use model::image_ref::ImageRef;
+use model::{ByteSize, KernelName, RestartPolicy, Vcpus};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct Config {
     pub qemu_bin: Option<PathBuf>,
     pub vsock_device_bin: Option<PathBuf>,
     #[serde(deserialize_with = "values::parsed")]
-    pub default_image: Option<ImageName>,
+    pub default_image: Option<ImageRef>,
     #[serde(deserialize_with = "values::parsed")]
     pub default_kernel: Option<KernelName>,
     #[serde(deserialize_with = "values::duration")]
@@ -164,6 +165,16 @@ mod tests {
         assert_eq!(config.restart, Some(RestartPolicy::OnFailure));
         assert_eq!(config.file_sync.len(), 1);
         assert!(config.state.is_some() && config.firecracker_bin.is_some() && config.auto_stop_stale_after.is_some());
+    }
+
+    #[test]
+    fn the_default_image_is_a_name_or_a_reference() {
+        let image = |text: &str| Config::parse(text).map(|config| config.default_image.map(|image| image.to_string()));
+        let of = |given: &str| image(&format!("default_image = \"{given}\""));
+        assert_eq!(of("mine").unwrap().as_deref(), Some("mine"));
+        assert_eq!(of("alpine:3.20").unwrap().as_deref(), Some("docker.io/library/alpine:3.20"));
+        assert_eq!(of("r.example:5000/a/b").unwrap().as_deref(), Some("r.example:5000/a/b"));
+        assert!(of("a b").is_err());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! keeps where it came from for `banger doctor`.
 
 use super::Config;
-use model::{ByteSize, ImageName, KernelName, RestartPolicy, Vcpus};
+use model::image_ref::ImageRef;
+use model::{ByteSize, KernelName, RestartPolicy, Vcpus};
 use std::fmt;
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ impl HostSize {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
-    pub image: From<ImageName>,
+    /// A name or a reference to one in a registry.
+    pub image: From<ImageRef>,
     pub kernel: From<KernelName>,
     pub vcpus: From<Vcpus>,
     pub memory: From<ByteSize>,

@@ -42,7 +42,12 @@ pub const KEYS: &[Key] = &[
         "`vhost-device-vsock` on `PATH` or beside `bangerd`",
         "The vsock device that QEMU needs.",
     ),
-    key("default_image", "\"debian-bookworm\"", "`debian-bookworm`", "The image of a sandbox made without `--image`."),
+    key(
+        "default_image",
+        "\"debian-bookworm\"",
+        "`debian-bookworm`",
+        "The image of a sandbox made without `--image`: a name, or a reference to one in a registry.",
+    ),
     key(
         "default_kernel",
         "\"debian-cloud\"",

@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::host::vmm::cgroup::Groups;
 use crate::program::find;
 use model::ByteSize;
+use model::image_ref::ImageRef;
 use model::paths::MAX_SOCKET_PATH_BYTES;
 use rustix::fs::{Access, access, statvfs};
 use std::path::Path;
@@ -95,7 +96,13 @@ fn agent(app: &App) -> Check {
 
 fn library(app: &App) -> Check {
     let (image, kernel) = (&app.defaults.image.value, &app.defaults.kernel.value);
-    let has_image = app.host.images.images().is_ok_and(|images| images.iter().any(|facts| facts.name == *image));
+    let has_image = match (image, &app.library) {
+        (_, Some(library)) => library.find(image).is_ok_and(|found| found.is_some()),
+        (ImageRef::Name(name), None) => {
+            app.host.images.images().is_ok_and(|all| all.iter().any(|facts| facts.name == *name))
+        }
+        (ImageRef::Oci(_), None) => false,
+    };
     let has_kernel = app.host.images.kernels().is_ok_and(|kernels| kernels.iter().any(|facts| facts.name == *kernel));
     let name = "default image";
     match (has_image, has_kernel) {

@@ -101,10 +101,11 @@ fn bounded(what: &str, count: usize) -> Result<(), Refusal> {
 
 /// An image that is named by its reference gets its name here; the first start fetches it.
 fn image(request: &CreateRequest, app: &App) -> Result<ImageName, Refusal> {
-    let Some(given) = &request.image else {
-        return Ok(app.defaults.image.value.clone());
+    let wanted = match &request.image {
+        Some(given) => parse::<ImageRef>(given)?,
+        None => app.defaults.image.value.clone(),
     };
-    match (parse::<ImageRef>(given)?, &app.library) {
+    match (wanted, &app.library) {
         (ImageRef::Name(name), _) => Ok(name),
         (ImageRef::Oci(reference), Some(library)) => Ok(library.name_of(&reference)?),
         (ImageRef::Oci(_), None) => Err(Refusal(super::images::imaginary())),
