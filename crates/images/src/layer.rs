@@ -212,3 +212,71 @@ impl<R: Read> Read for Counter<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZEROS: &[u8] = &[0; 4 << 20];
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).expect("memory takes it");
+        encoder.finish().expect("memory takes it")
+    }
+
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+        encoder.write_all(bytes).expect("memory takes it");
+        encoder.finish().expect("memory takes it")
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::encode_all(bytes, 1).expect("memory takes it")
+    }
+
+    fn spool(packed: &[u8], limits: &Limits) -> (Result<Layer, LayerError>, u64) {
+        let spool = tempfile::tempfile().expect("a file can be made");
+        let into = spool.try_clone().expect("a descriptor can be doubled");
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let layer = Layer::spool(packed, Compression::detect(packed), into, limits, go_on);
+        (layer, spool.metadata().expect("it has a length").len())
+    }
+
+    #[test]
+    fn a_bomb_is_told_from_a_layer_before_it_goes_off() {
+        let limits = Limits { expansion_floor_bytes: 1 << 20, expansion_ratio: 200, ..Limits::default() };
+        for packed in [gzip(ZEROS), zstd(ZEROS), xz(ZEROS)] {
+            let (layer, written) = spool(&packed, &limits);
+            let error = layer.expect_err("it expands a thousandfold");
+            assert!(matches!(error, LayerError::Exceeded(Exceeded::Expansion { limit: 200 })), "{error:?}");
+            assert!(written <= 2 << 20, "{written} bytes were written");
+            assert!(spool(&packed, &Limits::default()).0.is_ok(), "one that is small hurts nobody");
+        }
+        let limits = Limits { layer_bytes: 1 << 20, ..Limits::default() };
+        for packed in [gzip(ZEROS), zstd(ZEROS), ZEROS.to_vec()] {
+            let error = spool(&packed, &limits).0.expect_err("it is too large");
+            assert!(matches!(error, LayerError::Exceeded(Exceeded::LayerSize { .. })), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_early_is_no_layer() {
+        for packed in [gzip(b"whole"), zstd(b"whole"), xz(b"whole")] {
+            assert!(spool(&packed, &Limits::default()).0.is_ok());
+            for length in [packed.len() - 1, packed.len() / 2, 7] {
+                let torn = spool(&packed[..length], &Limits::default()).0;
+                assert!(matches!(torn, Err(LayerError::Read(_))), "{length} of {}: {torn:?}", packed.len());
+            }
+        }
+    }
+
+    #[test]
+    fn streams_that_follow_each_other_are_one_layer() {
+        for pack in [gzip, zstd, xz] as [fn(&[u8]) -> Vec<u8>; 3] {
+            let both = [pack(b"one "), pack(b"two")].concat();
+            let layer = spool(&both, &Limits::default()).0.expect("it is good");
+            assert_eq!(*layer.diff_id(), crate::digest::of_bytes(b"one two"));
+        }
+    }
+}

@@ -26,6 +26,9 @@ pub enum ImageCommand {
     #[command(after_help = "Example:\n  banger image show debian-bookworm")]
     Show(NamedArgs),
     /// Fetch an image from a registry, or build one of the catalog
+    ///
+    /// Logins are those of Docker, Podman and Skopeo; certificates lie in `~/.config/banger/certs.d/HOST:PORT/`. Proxies are
+    /// those that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` named when bangerd was started.
     #[command(after_help = "Example:\n  banger image pull docker.io/library/alpine:3.20")]
     Pull(PullArgs),
     /// Make an image of one in a file or folder: an OCI layout, an archive of `docker save`, a bundle

@@ -5,7 +5,8 @@
 //!  registry.rs        what is asked of a registry, the scheme, tokens, redirects, retries
 //!  registry/transport one request over one connection, with deadlines     registry/trust        whose certificates count
 //!  registry/challenge what `WWW-Authenticate` asks for                    registry/credentials  Docker's files and helpers
-//!  registry/download  a blob into the cache, resumed where it broke off   registry/error
+//!  registry/proxy     which proxy leads to a host                         registry/error
+//!  registry/download  a blob into the cache, resumed where it broke off
 //! ```
 //! Everything a registry chooses is bounded here: sizes, redirects, time. A redirect never changes the scheme, and a
 //! login never follows one to another host.
@@ -14,6 +15,7 @@ mod challenge;
 pub mod credentials;
 pub mod download;
 pub mod error;
+mod proxy;
 mod transport;
 pub mod trust;
 
@@ -32,6 +34,7 @@ use hyper::{Method, Request, StatusCode, Uri};
 use images::manifest::{self, MAX_MANIFEST_BYTES};
 use model::Digest;
 use model::image_ref::{DEFAULT_REGISTRY, OciReference};
+use proxy::Proxies;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -64,11 +67,13 @@ pub struct Access {
     pub bare_names: bool,
     pub credentials: Credentials,
     pub trust: Trust,
+    pub proxies: Proxies,
     pub patience: Patience,
 }
 
 impl Access {
-    /// By this process's environment: logins as Docker keeps them, certificates as Docker and we keep them.
+    /// By this process's environment: logins as Docker keeps them, certificates as Docker and we keep them, proxies as curl
+    /// and Docker take them.
     pub fn discover() -> Access {
         let own = config_folder().map(|folder| folder.join("certs.d"));
         let folders = own.into_iter().chain(["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()]).collect();
@@ -76,6 +81,7 @@ impl Access {
             bare_names: true,
             credentials: Credentials::discover(),
             trust: Trust::new(folders, Vec::new()),
+            proxies: Proxies::discover(),
             ..Access::default()
         }
     }
@@ -137,7 +143,7 @@ impl Registry {
             authority: authority.to_owned(),
             name: reference.registry.clone(),
             repository: reference.repository.clone(),
-            transport: Transport::new(access.trust.clone(), access.patience),
+            transport: Transport::new(access.trust.clone(), access.proxies.clone(), access.patience),
             credentials: access.credentials.clone(),
             patience: access.patience,
             authorization: Mutex::default(),

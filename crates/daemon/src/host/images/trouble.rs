@@ -120,6 +120,7 @@ fn registry_kind(error: &RegistryError) -> HostErrorKind {
         RegistryError::Store(_) => HostErrorKind::Broken,
         RegistryError::Cancelled => HostErrorKind::Cancelled,
         RegistryError::Unreachable { .. }
+        | RegistryError::Proxy { .. }
         | RegistryError::Tls { .. }
         | RegistryError::Broken { .. }
         | RegistryError::Short { .. }

@@ -3,10 +3,19 @@
 use std::io;
 use std::time::Duration;
 
+/// Whether another try may go better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    Perhaps,
+    No,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     #[error("cannot reach {host}")]
     Unreachable { host: String, source: io::Error },
+    #[error("the proxy {proxy} does not lead to {host}: {said}")]
+    Proxy { proxy: String, host: String, said: String, again: Again },
     #[error("cannot agree on TLS with {host}")]
     Tls { host: String, source: io::Error },
     #[error("{host} has said nothing for {seconds} s")]
@@ -41,6 +50,7 @@ impl RegistryError {
             RegistryError::Unreachable { source, .. } => !is_unknown_name(source),
             RegistryError::Stalled { .. } | RegistryError::Broken { .. } | RegistryError::Short { .. } => true,
             RegistryError::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+            RegistryError::Proxy { again, .. } => *again == Again::Perhaps,
             RegistryError::Tls { source, .. } => certificate_trouble(source).is_none() && !speaks_no_tls(source),
             RegistryError::Denied { .. }
             | RegistryError::Missing { .. }
@@ -83,6 +93,11 @@ impl RegistryError {
             RegistryError::Tls { source, .. } if speaks_no_tls(source) => {
                 Some("`--plain-http` talks to a registry without TLS".to_owned())
             }
+            RegistryError::Proxy { .. } => Some(
+                "bangerd takes `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` of whoever starts it: \
+                 after a change `banger daemon stop`, and try again"
+                    .to_owned(),
+            ),
             RegistryError::Unreachable { .. } => Some(
                 "what was downloaded is kept: the same command goes on from there; \
                  `banger image load FILE` needs no registry"

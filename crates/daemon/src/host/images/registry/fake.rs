@@ -156,6 +156,20 @@ impl Held {
         held
     }
 
+    /// With other bytes in the place of a blob, and a manifest that names them.
+    pub fn replace(&mut self, old: &str, bytes: Vec<u8>) {
+        let before = self.blobs.remove(old).expect("it is held").len();
+        let (digest, size) = self.hold(bytes);
+        let descriptor = |digest: &str, size: usize| format!(r#""digest":"{digest}","size":{size}"#);
+        let manifest = String::from_utf8(std::mem::take(&mut self.manifest)).expect("it is text");
+        let replaced = manifest.replace(&descriptor(old, before), &descriptor(&digest, size));
+        assert_ne!(replaced, manifest, "the manifest names it");
+        self.manifest = replaced.into_bytes();
+        for name in self.layers.iter_mut().chain([&mut self.config]).filter(|name| **name == old) {
+            name.clone_from(&digest);
+        }
+    }
+
     fn hold(&mut self, bytes: Vec<u8>) -> (String, usize) {
         let (digest, size) = (digest::of_bytes(&bytes).to_string(), bytes.len());
         self.blobs.insert(digest.clone(), bytes);
@@ -183,7 +197,7 @@ impl Held {
     }
 }
 
-fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, contents) in files {
         let mut header = tar::Header::new_ustar();
@@ -195,7 +209,7 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()

@@ -1,13 +1,18 @@
-//! One request over one connection: name, TCP, TLS, HTTP/1.1, each with a deadline, and all of it ends when nobody wants
-//! the answer any more.
+//! One request over one connection: name, TCP, perhaps a proxy, TLS, HTTP/1.1, each with a deadline, and all of it ends
+//! when nobody wants the answer any more.
+//!
+//! A proxy is asked for what has no TLS as it is, with the whole address (RFC 9112, 3.2.2); to all else it makes a tunnel
+//! (`CONNECT`, RFC 9110, 9.3.6) in which it sees nothing.
 
+use super::error::Again;
+use super::proxy::{Proxies, Proxy};
 use super::trust::Trust;
 use super::{Cancelled, RegistryError};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Request, StatusCode, Uri};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::future::Future;
 use std::net::IpAddr;
@@ -41,6 +46,8 @@ impl Default for Patience {
     }
 }
 
+const ASKS_FOR_LOGIN: &str = "it asks for a login";
+const AGENT: &str = concat!("banger/", env!("CARGO_PKG_VERSION"));
 /// How often it is asked whether anybody still waits.
 const LOOK: Duration = Duration::from_millis(50);
 /// 64 KiB of headers; hyper's own limit is 100 of them.
@@ -50,8 +57,14 @@ const MAX_ADDRESSES: usize = 8;
 
 pub struct Transport {
     trust: Trust,
+    proxies: Proxies,
     patience: Patience,
 }
+
+/// A connection, whatever it leads through.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+type BoxedStream = Box<dyn Stream>;
 
 /// An answer whose body is still to be read. Dropping it ends its connection.
 pub struct Answer {
@@ -92,8 +105,8 @@ pub async fn unless_cancelled<T>(cancelled: Cancelled<'_>, work: impl Future<Out
 }
 
 impl Transport {
-    pub fn new(trust: Trust, patience: Patience) -> Transport {
-        Transport { trust, patience }
+    pub fn new(trust: Trust, proxies: Proxies, patience: Patience) -> Transport {
+        Transport { trust, proxies, patience }
     }
 
     pub async fn send(
@@ -109,13 +122,87 @@ impl Transport {
         let host = uri.host().unwrap_or_default().to_owned();
         let tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let stream = self.connect(&host, port).await?;
-        match tls {
-            false => self.exchange(uri, stream, request, host).await,
-            true => {
-                let stream = self.secure(&host, uri, stream).await?;
-                self.exchange(uri, stream, request, host).await
+        let useless = |value: &str| RegistryError::Proxy {
+            proxy: value.to_owned(),
+            host: host.clone(),
+            said: "that is no address of an HTTP proxy".to_owned(),
+            again: Again::No,
+        };
+        let proxy = self.proxies.of(tls, &host, port).map_err(useless)?;
+        match (proxy, tls) {
+            (None, false) => {
+                let stream = self.connect(&host, port).await?;
+                self.exchange(Box::new(stream), prepare(uri, request), host).await
             }
+            (None, true) => {
+                let stream = self.connect(&host, port).await?;
+                let stream = self.secure(&host, authority_of(uri), stream).await?;
+                self.exchange(stream, prepare(uri, request), host).await
+            }
+            (Some(proxy), false) => {
+                let stream = self.connect_to(proxy, &host).await?;
+                let answer = self.exchange(stream, prepare_for(proxy, uri, request), host.clone()).await?;
+                match answer.status {
+                    StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(refused(proxy, &host, ASKS_FOR_LOGIN, Again::No)),
+                    _ => Ok(answer),
+                }
+            }
+            (Some(proxy), true) => {
+                let stream = self.tunnel(proxy, &host, port).await?;
+                let stream = self.secure(&host, authority_of(uri), stream).await?;
+                self.exchange(stream, prepare(uri, request), host).await
+            }
+        }
+    }
+
+    async fn connect_to(&self, proxy: &Proxy, host: &str) -> Result<BoxedStream, RegistryError> {
+        let stream = self.connect(&proxy.host, proxy.port).await.map_err(|error| match error {
+            RegistryError::Unreachable { source, .. } => {
+                refused(proxy, host, &format!("it cannot be reached: {source}"), Again::Perhaps)
+            }
+            other => other,
+        })?;
+        match proxy.tls {
+            true => self.secure(&proxy.host, &format!("{}:{}", proxy.host, proxy.port), stream).await,
+            false => Ok(Box::new(stream)),
+        }
+    }
+
+    /// A connection to the host that leads through the proxy.
+    async fn tunnel(&self, proxy: &Proxy, host: &str, port: u16) -> Result<BoxedStream, RegistryError> {
+        let refused = |said: &str, again| refused(proxy, host, said, again);
+        let broken = |error: hyper::Error| refused(&error.to_string(), Again::Perhaps);
+        let stream = self.connect_to(proxy, host).await?;
+        let handshake = http1::Builder::new().max_buf_size(MAX_HEAD_BYTES * 8).handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(broken)?;
+        let connection = Connection(tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a proxy's connection broke off");
+            }
+        }));
+        let place = format!("{host}:{port}");
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = place.parse().map_err(|_| refused("that is no host's name", Again::No))?;
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::try_from(place).map_err(|_| refused("that is no host's name", Again::No))?);
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.extend(proxy.authorization.clone().map(|login| (PROXY_AUTHORIZATION, login)));
+        let answer = tokio::time::timeout(self.patience.stall, sender.send_request(request)).await;
+        let silence = format!("it has said nothing for {} s", self.patience.stall.as_secs());
+        let stalled = || refused(&silence, Again::Perhaps);
+        let answer = answer.map_err(|_| stalled())?.map_err(broken)?;
+        match answer.status() {
+            status if status.is_success() => {
+                let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
+                drop(connection);
+                Ok(Box::new(TokioIo::new(upgraded)))
+            }
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(refused(ASKS_FOR_LOGIN, Again::No)),
+            status if (502..=504).contains(&status.as_u16()) => {
+                Err(refused(&format!("it answers {}", status.as_u16()), Again::Perhaps))
+            }
+            status => Err(refused(&format!("it answers {}", status.as_u16()), Again::No)),
         }
     }
 
@@ -135,33 +222,29 @@ impl Transport {
         Err(unreachable(last))
     }
 
+    /// `authority` is what certificates are kept for.
     async fn secure(
         &self,
         host: &str,
-        uri: &Uri,
-        stream: TcpStream,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, RegistryError> {
+        authority: &str,
+        stream: impl Stream + 'static,
+    ) -> Result<BoxedStream, RegistryError> {
         let failed = |source| RegistryError::Tls { host: host.to_owned(), source };
-        let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or(host);
         let config = self.trust.config(authority).map_err(failed)?;
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name =
             rustls::pki_types::ServerName::try_from(bare).map_err(|error| failed(std::io::Error::other(error)))?;
         let shaken =
             tokio::time::timeout(self.patience.connect, TlsConnector::from(config).connect(name, stream)).await;
-        shaken.map_err(|_| failed(timed_out()))?.map_err(failed)
+        Ok(Box::new(shaken.map_err(|_| failed(timed_out()))?.map_err(failed)?))
     }
 
-    async fn exchange<S>(
+    async fn exchange(
         &self,
-        uri: &Uri,
-        stream: S,
-        request: Request<Vec<u8>>,
+        stream: BoxedStream,
+        request: Request<Full<Bytes>>,
         host: String,
-    ) -> Result<Answer, RegistryError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    ) -> Result<Answer, RegistryError> {
         let broken = |source| RegistryError::Broken { host: host.clone(), source };
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES * 8)
@@ -173,7 +256,6 @@ impl Transport {
                 tracing::debug!(%error, "a registry's connection broke off");
             }
         }));
-        let request = prepare(uri, request);
         let answer = tokio::time::timeout(self.patience.stall, sender.send_request(request)).await;
         let stalled = || RegistryError::Stalled { host: host.clone(), seconds: self.patience.stall.as_secs() };
         let (head, body) = answer.map_err(|_| stalled())?.map_err(broken)?.into_parts();
@@ -188,6 +270,11 @@ impl Transport {
     }
 }
 
+fn refused(proxy: &Proxy, host: &str, said: &str, again: Again) -> RegistryError {
+    let proxy = format!("{}:{}", proxy.host, proxy.port);
+    RegistryError::Proxy { proxy, host: host.to_owned(), said: said.to_owned(), again }
+}
+
 fn timed_out() -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer")
 }
@@ -197,14 +284,30 @@ fn prepare(uri: &Uri, request: Request<Vec<u8>>) -> Request<Full<Bytes>> {
     let (mut head, body) = request.into_parts();
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = path.parse().expect("the path of an address is one");
-    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-    let without_login = authority.rsplit('@').next().unwrap_or_default();
-    if let Ok(host) = HeaderValue::from_str(without_login) {
+    if let Ok(host) = HeaderValue::from_str(without_login(uri)) {
         head.headers.insert(HOST, host);
     }
     head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    head.headers.insert(USER_AGENT, HeaderValue::from_static(concat!("banger/", env!("CARGO_PKG_VERSION"))));
+    head.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     Request::from_parts(head, Full::new(body.into()))
+}
+
+/// The same for a proxy, which wants to know the whole address, and who asks.
+fn prepare_for(proxy: &Proxy, uri: &Uri, request: Request<Vec<u8>>) -> Request<Full<Bytes>> {
+    let mut request = prepare(uri, request);
+    let path = request.uri().clone();
+    let whole = format!("http://{}{path}", without_login(uri));
+    *request.uri_mut() = whole.parse().expect("an address without its login is one");
+    request.headers_mut().extend(proxy.authorization.clone().map(|login| (PROXY_AUTHORIZATION, login)));
+    request
+}
+
+fn authority_of(uri: &Uri) -> &str {
+    uri.authority().map(|authority| authority.as_str()).unwrap_or_default()
+}
+
+fn without_login(uri: &Uri) -> &str {
+    authority_of(uri).rsplit('@').next().unwrap_or_default()
 }
 
 impl Answer {
