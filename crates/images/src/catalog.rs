@@ -6,7 +6,14 @@
 //! name = "tools"
 //! kind = "bundle"              # or "oci" with `reference`, or "debian-packages" with `suite` and `packages`
 //! url = "https://…/tools-amd64-….tar.zst"
-//! sha256 = "…"
+//! sha256 = "…"                 # of the bundle's manifest, as its name has it
+//! verify-key = "-----BEGIN PUBLIC KEY-----…"   # whoever has that key must have signed it; also with "oci"
+//!
+//! [[kernel]]
+//! name = "tuned"
+//! kind = "bundle"              # or "debian-package" with `package`, or "linux-source", both with an optional `suite`
+//! url = "https://…/tuned-x86_64-….tar.zst"
+//! sha256 = "…"                 # of the file, as its name has it
 //! ```
 
 use model::image_ref::OciReference;
@@ -41,13 +48,23 @@ pub enum ImageRecipe {
 pub struct KernelEntry {
     pub description: String,
     pub recipe: KernelRecipe,
+    /// Public key whose signature a bundle must carry, PEM.
+    pub verify_key: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelRecipe {
     Bundle(Download),
     /// A package, or one that depends on the newest of its kind.
-    DebianPackage(String),
+    DebianPackage {
+        suite: String,
+        package: String,
+    },
+    /// The generic guest kernel, built from a package's source.
+    LinuxSource {
+        suite: String,
+        package: String,
+    },
 }
 
 /// Something at a URL, of which only these bytes are accepted.
@@ -70,6 +87,10 @@ pub enum CatalogError {
 /// 1 MiB: thousands of entries.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 const BUILTIN: &str = include_str!("../catalog/builtin.toml");
+/// Of a kernel whose entry names none.
+const SUITE: &str = "bookworm";
+/// Depends on the newest one of the suite.
+const LINUX_SOURCE: &str = "linux-source";
 
 impl Catalog {
     /// The catalog that is built in.
@@ -145,8 +166,10 @@ struct RawKernel {
     #[serde(default)]
     description: String,
     kind: KernelKind,
+    verify_key: Option<String>,
     url: Option<String>,
     sha256: Option<String>,
+    suite: Option<String>,
     package: Option<String>,
 }
 
@@ -155,6 +178,7 @@ struct RawKernel {
 enum KernelKind {
     Bundle,
     DebianPackage,
+    LinuxSource,
 }
 
 impl RawImage {
@@ -168,6 +192,9 @@ impl RawImage {
                 packages: wanted(self.packages, "packages")?.into_iter().map(debian_word).collect::<Result<_, _>>()?,
             },
         };
+        if matches!(recipe, ImageRecipe::DebianPackages { .. }) {
+            refuse_key(self.verify_key.as_deref())?;
+        }
         let kernel = self.kernel.map(|kernel| kernel.parse::<KernelName>().map_err(|error| error.to_string()));
         let entry = ImageEntry {
             description: self.description,
@@ -184,9 +211,38 @@ impl RawKernel {
         let name = self.name.parse::<KernelName>().map_err(|error| error.to_string())?;
         let recipe = match self.kind {
             KernelKind::Bundle => KernelRecipe::Bundle(download(self.url, self.sha256)?),
-            KernelKind::DebianPackage => KernelRecipe::DebianPackage(debian_word(wanted(self.package, "package")?)?),
+            KernelKind::DebianPackage => KernelRecipe::DebianPackage {
+                suite: suite(self.suite)?,
+                package: debian_word(wanted(self.package, "package")?)?,
+            },
+            KernelKind::LinuxSource => {
+                KernelRecipe::LinuxSource { suite: suite(self.suite)?, package: linux_source(self.package)? }
+            }
         };
-        Ok((name, KernelEntry { description: self.description, recipe }))
+        if !matches!(recipe, KernelRecipe::Bundle(_)) {
+            refuse_key(self.verify_key.as_deref())?;
+        }
+        Ok((name, KernelEntry { description: self.description, recipe, verify_key: self.verify_key }))
+    }
+}
+
+/// A key that nothing is held to would only look like safety.
+fn refuse_key(key: Option<&str>) -> Result<(), String> {
+    match key {
+        Some(_) => Err("its packages are verified by apt, and `verify-key` says nothing of them".into()),
+        None => Ok(()),
+    }
+}
+
+fn suite(given: Option<String>) -> Result<String, String> {
+    given.map_or_else(|| Ok(SUITE.to_owned()), debian_word)
+}
+
+fn linux_source(given: Option<String>) -> Result<String, String> {
+    let package = debian_word(given.unwrap_or_else(|| LINUX_SOURCE.to_owned()))?;
+    match package.starts_with(LINUX_SOURCE) {
+        true => Ok(package),
+        false => Err("the package of a kernel's source is called `linux-source-…`".into()),
     }
 }
 
@@ -225,8 +281,9 @@ mod tests {
         let catalog = Catalog::builtin();
         let debian = &catalog.images[&"debian-bookworm".parse::<ImageName>().unwrap()];
         assert!(matches!(&debian.recipe, ImageRecipe::DebianPackages { suite, .. } if suite == "bookworm"));
-        let kernel = debian.kernel.as_ref().expect("it names its kernel");
-        assert!(catalog.kernels.contains_key(kernel));
+        let kernel = |name: &str| &catalog.kernels[&name.parse::<KernelName>().unwrap()].recipe;
+        assert!(matches!(kernel("debian-cloud"), KernelRecipe::DebianPackage { suite, .. } if suite == "bookworm"));
+        assert!(matches!(kernel("generic"), KernelRecipe::LinuxSource { package, .. } if package == "linux-source"));
     }
 
     /// Packages between `apt-get install` and what follows it, one a line.
@@ -261,6 +318,17 @@ mod tests {
         assert!(matches!(&entry.recipe, ImageRecipe::Oci(reference) if reference.repository == "other/alpine"));
     }
 
+    #[test]
+    fn the_examples_of_the_reference_are_good() {
+        let page = include_str!("../../../docs/reference/catalog.md");
+        let mut catalog = Catalog { images: BTreeMap::new(), kernels: BTreeMap::new() };
+        for example in page.split("```toml\n").skip(1) {
+            let (text, _) = example.split_once("```").expect("it ends");
+            catalog.add("the reference", text).expect("it is good");
+        }
+        assert_eq!((catalog.images.len(), catalog.kernels.len()), (3, 3));
+    }
+
     fn refused(text: &str, reason: &str) {
         let mut catalog = Catalog::builtin();
         let error = catalog.add("mine", text).expect_err("it is wrong");
@@ -281,6 +349,12 @@ mod tests {
         refused("[[image]]\nname='x'\nkind='bundle'\nurl='ftp://x'\nsha256='0'", "https, http or file");
         refused("[[image]]\nname='x'\nkind='bundle'\nurl='https://x'\nsha256='0'", "64");
         refused("[[kernel]]\nname='x'\nkind='debian-package'\npackage='--allow-untrusted'", "lower-case");
+        refused("[[kernel]]\nname='x'\nkind='debian-package'", "needs `package`");
+        refused("[[kernel]]\nname='x'\nkind='linux-source'\npackage='bash'", "linux-source-");
+        refused("[[kernel]]\nname='x'\nkind='linux-source'\nsuite='a b'", "lower-case");
+        refused("[[kernel]]\nname='x'\nkind='linux-source'\nverify-key='k'", "verified by apt");
+        refused("[[kernel]]\nname='x'\nkind='bundle'\nurl='https://x'", "needs `sha256`");
+        refused("[[image]]\nname='x'\nkind='debian-packages'\nsuite='s'\npackages=[]\nverify-key='k'", "by apt");
         refused("[[image]]\nname='x'\nkind='debian-packages'\nsuite='s'\npackages=['a;b']", "lower-case");
         refused(&"#".repeat(MAX_FILE_BYTES + 1), "larger than");
     }

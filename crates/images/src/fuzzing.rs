@@ -5,7 +5,9 @@
 //! corpus that is checked in, and over mutations of it that are the same in every run.
 
 use crate::archive::Entries;
+use crate::layer::{Compression, Layer};
 use crate::limits::Limits;
+use crate::stack::Stack;
 use crate::tree::{NodeKind, Tree};
 use crate::{bundle, catalog, config, kernel, manifest};
 use std::ops::ControlFlow;
@@ -84,7 +86,7 @@ pub fn kernel_file(bytes: &[u8]) {
     }
 }
 
-/// A bundle writes below its folder and nowhere else.
+/// A bundle writes below its folder and nowhere else; a kernel's is read in memory.
 pub fn bundle_file(bytes: &[u8]) {
     let Ok(folder) = Scratch::new() else { return };
     let mut read = 0;
@@ -95,6 +97,19 @@ pub fn bundle_file(bytes: &[u8]) {
     let inner = folder.0.join("inner");
     if std::fs::create_dir(&inner).is_ok() && bundle::read(bytes, None, &inner, &mut progress).is_ok() {
         assert_eq!(entries(&folder.0), 1, "something lies beside the bundle's folder");
+    }
+    kernel_bundle(bytes, &folder.0.join("spool"));
+}
+
+fn kernel_bundle(bytes: &[u8], spool: &Path) {
+    let Ok(spool) = std::fs::File::options().read(true).write(true).create_new(true).open(spool) else { return };
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let layer = Layer::spool(bytes, Compression::detect(bytes), spool, &limits(), go_on);
+    if let Ok(stack) = layer.and_then(|layer| Stack::new(vec![layer], &limits()))
+        && let Ok(bundle) = kernel::bundle::read(&stack)
+    {
+        let is_word = |name: &str| !name.is_empty() && !name.contains(['/', '.']);
+        assert!(bundle.modules.iter().all(|module| is_word(&module.name)), "a module's name leads elsewhere");
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  images.rs    the seam; what is here, removal, one piece of work for many who ask
-//!  images/catalog   what can be made by name        images/packages   apt and mmdebstrap
+//!  images/catalog   what can be had by name         images/recipe     how that is made
+//!  images/fetch     files of the catalog            images/packages   apt and mmdebstrap
 //!  images/pull      blobs → image                   images/registry   manifests and blobs over HTTP
 //!  images/blobs     the cache of blobs              images/names      references and short names
 //!  images/image     tar → image                     images/kernel     package or files → kernel, initramfs
@@ -23,6 +24,7 @@ mod build;
 mod bundle;
 mod catalog;
 mod command;
+mod fetch;
 mod image;
 mod kernel;
 mod manifest;
@@ -44,7 +46,7 @@ mod trouble;
 mod upkeep;
 mod verify;
 
-pub use build::{BuildOptions, Source, Trust};
+pub use build::{BuildOptions, SUITE, Source, Trust, all_jobs};
 pub use kernel::KernelFiles;
 pub use register::{OwnKernel, Registration};
 pub use trouble::Trouble;
@@ -54,7 +56,6 @@ use super::vmm::boot;
 use crate::layout::Layout;
 use ::images::config::ImageConfig;
 use blobs::BlobCache;
-use catalog::{ImageRecipe, KernelRecipe};
 use engine::host::images::{ImageFacts, Images, KernelFacts};
 use engine::host::{HostError, HostErrorKind, Report, Result, Watch};
 use kernel::Agent;
@@ -64,12 +65,10 @@ use model::service::ImageCommand;
 use model::{ByteSize, Change, ImageName, KernelName};
 use pull::FromRegistry;
 pub use pull::architecture;
-use recipe::Recipe;
 use registry::Access;
 use shared::Shared;
 use staging::Staging;
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -147,10 +146,6 @@ impl Library {
 
     pub fn with_access(self, access: Access) -> Library {
         Library { access, ..self }
-    }
-
-    pub fn catalog_kernels(&self) -> Vec<(KernelName, String)> {
-        catalog::KERNELS.iter().map(|recipe| (known(recipe.name), recipe.source.to_owned())).collect()
     }
 
     /// Makes an image of a tar archive: plain, gzip, zstd or xz.
@@ -315,19 +310,6 @@ impl Library {
         }
     }
 
-    fn make_image(&self, name: &ImageName, recipe: &ImageRecipe<'_>, watch: &dyn Watch) -> Result<()> {
-        watch.report(Report::Stage { text: format!("building image {name}") });
-        let work = || {
-            let staging = Staging::begin(&self.layout.images())?;
-            let archive = packages::root_file_system(recipe, &staging, watch)?;
-            watch.report(Report::Stage { text: format!("writing image {name}") });
-            image::from_archive(&archive, &staging, recipe.source, watch)?;
-            std::fs::remove_file(&archive)?;
-            staging.commit(&self.layout.image(name))
-        };
-        work().map_err(|error| error.told(&format!("cannot build image {name}"), &self.layout))
-    }
-
     fn pull(
         &self,
         name: &ImageName,
@@ -351,30 +333,25 @@ impl Library {
         Ok(())
     }
 
-    fn make_kernel(&self, name: &KernelName, recipe: &KernelRecipe, watch: &dyn Watch) -> Result<()> {
-        watch.report(Report::Stage { text: format!("fetching kernel {name}") });
-        let work = || {
-            let staging = Staging::begin(&self.layout.kernels())?;
-            let package = packages::kernel_package(recipe, &staging, watch)?;
-            watch.report(Report::Stage { text: format!("unpacking kernel {name}") });
-            kernel::from_package(&package, &staging, recipe.source, watch)?;
-            staging.commit(&self.layout.kernel(name))
-        };
-        work().map_err(|error| error.told(&format!("cannot make kernel {name}"), &self.layout))
+    /// Makes a kernel present, without an initramfs yet.
+    fn obtain_kernel(&self, name: &KernelName, watch: &dyn Watch) -> Result<Change> {
+        let here = || self.layout.kernel_manifest(name).is_file();
+        if here() {
+            return Ok(Change::Unchanged);
+        }
+        self.under_way.once(&format!("kernel/{name}"), watch, || match here() {
+            true => Ok(Change::Unchanged),
+            false => {
+                let entry = self.kernel_entry(name).ok_or_else(|| unknown("kernel", name.as_str()))?;
+                self.make_kernel(name, &entry, watch).map(|()| Change::Changed)
+            }
+        })
     }
 
     /// The agent that guests get, or why there is none.
     pub fn agent(&self) -> std::result::Result<std::path::PathBuf, Trouble> {
         kernel::find_agent()
     }
-}
-
-/// A name of the built-in catalog.
-fn known<T: std::str::FromStr>(name: &str) -> T
-where
-    T::Err: Display + std::fmt::Debug,
-{
-    name.parse().expect("the catalog's names are valid")
 }
 
 fn refuse_existing(path: &Path, attempt: &str) -> Result<()> {
@@ -405,9 +382,8 @@ impl Images for Library {
         if here() {
             return self.mend_work_seed(name, watch);
         }
-        let make = || match (self.recipe(name), self.reference_of(name)) {
-            (Some(Recipe::BuiltIn(recipe)), _) => self.make_image(name, recipe, watch),
-            (Some(Recipe::Entry(entry)), _) => self.make_entry(name, &entry, watch),
+        let make = || match (self.image_entry(name), self.reference_of(name)) {
+            (Some(entry), _) => self.make_image(name, &entry, watch),
             (None, Some(reference)) => self.pull(name, &reference, &self.access, None, watch),
             (None, None) => match self.implied_reference(name) {
                 Some(reference) => {
@@ -423,16 +399,7 @@ impl Images for Library {
     }
 
     fn ensure_kernel(&self, name: &KernelName, watch: &dyn Watch) -> Result<Change> {
-        let here = || self.layout.kernel_manifest(name).is_file();
-        let change = if here() {
-            Change::Unchanged
-        } else {
-            let recipe = catalog::kernel(name.as_str()).ok_or_else(|| unknown("kernel", name.as_str()))?;
-            self.under_way.once(&format!("kernel/{name}"), watch, || match here() {
-                true => Ok(Change::Unchanged),
-                false => self.make_kernel(name, recipe, watch).map(|()| Change::Changed),
-            })?
-        };
+        let change = self.obtain_kernel(name, watch)?;
         self.initramfs(name)?;
         Ok(change)
     }

@@ -6,7 +6,7 @@ use super::input::{Json, Named};
 use super::library::{absolute, library, used_by};
 use super::stream::respond;
 use crate::app::App;
-use crate::host::images::{BuildOptions, Source, Trust};
+use crate::host::images::{BuildOptions, SUITE, Source, Trust, all_jobs};
 use axum::extract::State;
 use axum::response::Response;
 use model::KernelName;
@@ -44,8 +44,7 @@ pub async fn build_kernel(
 }
 
 fn options(request: &KernelBuild) -> Result<BuildOptions, Refusal> {
-    let here = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
-    let jobs = request.jobs.unwrap_or(here);
+    let jobs = request.jobs.unwrap_or_else(|| all_jobs() as u32);
     if !(1..=MAX_JOBS).contains(&jobs) {
         return Err(Refusal::invalid(format!("{jobs} is no number of jobs: 1 to {MAX_JOBS} are possible")));
     }
@@ -60,7 +59,7 @@ fn source(request: &KernelBuild) -> Result<Source, Refusal> {
             let rest = package.strip_prefix("linux-source");
             let plain = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
             match rest.is_some_and(plain) {
-                true => Ok(Source::Package(package)),
+                true => Ok(Source::Package { name: package, suite: SUITE.to_owned() }),
                 false => Err(Refusal::invalid("the package of a kernel's source is called `linux-source-…`")),
             }
         }

@@ -3,6 +3,7 @@
 //! Firecracker takes ELF only (it refuses a bzImage with "Invalid Elf magic number"); QEMU's `microvm` starts an ELF
 //! through its PVH note. So the ELF is what is kept, and [`KernelFacts`] tells who can boot it.
 
+pub mod bundle;
 mod bzimage;
 pub mod wanted;
 

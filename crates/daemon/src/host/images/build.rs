@@ -20,8 +20,11 @@ use std::process::Command;
 /// Where a kernel's source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Debian's `linux-source-6.1`; its newest where the name is `linux-source`.
-    Package(String),
+    /// Debian's `linux-source-6.1` of a release; its newest where the name is `linux-source`.
+    Package {
+        name: String,
+        suite: String,
+    },
     Archive {
         path: PathBuf,
         trust: Trust,
@@ -47,8 +50,8 @@ pub struct BuildOptions {
     pub jobs: usize,
 }
 
-/// The release whose `linux-source-*` is taken.
-const CODENAME: &str = "bookworm";
+/// The release whose `linux-source-*` is taken where nobody names another.
+pub const SUITE: &str = "bookworm";
 /// Programs that a build of Linux asks for, and the package each comes with.
 const TOOLS: [(&str, &str); 10] = [
     ("make", "make"),
@@ -71,7 +74,7 @@ const TOLD_EVERY: u64 = 25;
 pub fn build(options: &BuildOptions, staging: &Staging, watch: &dyn Watch) -> Result<(), Trouble> {
     check_tools()?;
     let archive = match &options.source {
-        Source::Package(name) => from_package(name, staging, watch)?,
+        Source::Package { name, suite } => from_package(name, suite, staging, watch)?,
         Source::Archive { path, trust } => {
             verify(path, trust, staging, watch)?;
             path.clone()
@@ -81,7 +84,7 @@ pub fn build(options: &BuildOptions, staging: &Staging, watch: &dyn Watch) -> Re
     let config = configure(&tree, staging, watch)?;
     compile(&tree, options.jobs, watch)?;
     let source = match &options.source {
-        Source::Package(name) => format!("built from debian package {name}"),
+        Source::Package { name, .. } => format!("built from debian package {name}"),
         Source::Archive { path, .. } => format!("built from {}", path.display()),
     };
     kernel::from_build(&tree.join("vmlinux"), &source, staging)?;
@@ -90,6 +93,11 @@ pub fn build(options: &BuildOptions, staging: &Staging, watch: &dyn Watch) -> Re
         let _ = fs::remove_dir_all(staging.file(folder));
     }
     Ok(())
+}
+
+/// Compilers for as many CPUs as there are.
+pub fn all_jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn check_tools() -> Result<(), Trouble> {
@@ -107,9 +115,9 @@ fn check_tools() -> Result<(), Trouble> {
 }
 
 /// apt verifies the package by the archive's signature; in it lies one packed archive.
-fn from_package(name: &str, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
+fn from_package(name: &str, suite: &str, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
     watch.report(Report::Stage { text: format!("fetching {name}") });
-    let package = packages_file(name, staging, watch)?;
+    let package = packages_file(name, suite, staging, watch)?;
     let folder = staging.file("package");
     fs::create_dir(&folder)?;
     let mut open = Command::new("dpkg-deb");
@@ -121,8 +129,8 @@ fn from_package(name: &str, staging: &Staging, watch: &dyn Watch) -> Result<Path
     sources.into_iter().find(is_source).ok_or_else(|| Trouble::NotFound(format!("{name} holds no kernel source")))
 }
 
-fn packages_file(name: &str, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
-    let apt = Apt::begin(CODENAME, staging, watch)?;
+fn packages_file(name: &str, suite: &str, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
+    let apt = Apt::begin(suite, staging, watch)?;
     apt.run("apt-get", &["update", "--quiet"], watch)?;
     let name = match name {
         "linux-source" => {

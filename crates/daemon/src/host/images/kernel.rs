@@ -35,7 +35,7 @@ pub struct KernelFiles {
     pub boot_args: String,
 }
 
-fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Trouble {
+pub fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Trouble {
     Trouble::Kernel(Box::new(error))
 }
 

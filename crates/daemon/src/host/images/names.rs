@@ -2,10 +2,9 @@
 //! (`alpine-3.20`) for its folder. A name that means something else already is told apart by a piece of the reference's
 //! digest.
 
-use super::Library;
 use super::manifest::ImageManifest;
 use super::pull::canonical;
-use super::recipe;
+use super::{Library, catalog};
 use ::images::digest;
 use engine::host::Result;
 use model::ImageName;
@@ -40,9 +39,9 @@ impl Library {
         let short = reference.default_name();
         let free = |name: &ImageName| {
             // A name of the catalog is free for what it stands for there.
-            let recipe = self.recipe(name);
+            let entry = self.image_entry(name);
             let other =
-                recipe.is_some_and(|recipe| recipe::reference_of(&recipe).map(canonical).as_ref() != Some(&reference));
+                entry.is_some_and(|entry| catalog::reference_of(&entry).map(canonical).as_ref() != Some(&reference));
             !self.layout.image(name).exists() && !other && wanted.get(name).is_none_or(|other| *other == reference)
         };
         let name = if free(&short) { short } else { told_apart(&short, &reference) };

@@ -1,7 +1,6 @@
 //! Debian packages through the host's own tools: mmdebstrap makes a root file system of them, apt fetches one. What
 //! they fetch is verified by apt with the keyrings of this machine; mirror, proxy and credentials are the owner's.
 
-use super::catalog::{ImageRecipe, KernelRecipe};
 use super::program::run;
 use super::staging::Staging;
 use super::{Trouble, sources};
@@ -22,16 +21,25 @@ const CUSTOMIZE: &[&str] = &[
     r#"mkdir -p "$1"/etc/systemd/system/ssh.service.d; printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' > "$1"/etc/systemd/system/ssh.service.d/keys.conf"#,
 ];
 
-/// A tar archive of the recipe's system, in the staging folder.
-pub fn root_file_system(recipe: &ImageRecipe<'_>, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
-    let sources = write_sources(recipe.codename, staging)?;
+/// A system that consists of packages of one release.
+#[derive(Debug)]
+pub struct RootFileSystem<'a> {
+    /// Of the image it is for.
+    pub name: &'a str,
+    pub suite: &'a str,
+    pub packages: &'a [String],
+}
+
+/// A tar archive of the system, in the staging folder.
+pub fn root_file_system(wanted: &RootFileSystem<'_>, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
+    let sources = write_sources(wanted.suite, staging)?;
     let archive = staging.file("rootfs.tar");
     let mut command = Command::new("mmdebstrap");
     command.args(["--mode=auto", "--variant=minbase", "--format=tar"]);
-    command.arg(format!("--include={}", recipe.packages.join(",")));
+    command.arg(format!("--include={}", wanted.packages.join(",")));
     command.args(CUSTOMIZE.iter().map(|hook| format!("--customize-hook={hook}")));
     command.args(fetch_options(watch)?.iter().map(|option| format!("--aptopt={option}")));
-    command.arg(recipe.codename).arg(&archive).arg(&sources);
+    command.arg(wanted.suite).arg(&archive).arg(&sources);
     if std::env::var_os("TMPDIR").is_none() && Path::new("/var/tmp").is_dir() {
         // The tree takes some 600 MB while it is made; /tmp is memory on many machines.
         command.env("TMPDIR", "/var/tmp");
@@ -39,7 +47,7 @@ pub fn root_file_system(recipe: &ImageRecipe<'_>, staging: &Staging, watch: &dyn
     let mut heard = |line: &str| {
         tracing::info!(target: "mmdebstrap", "{line}");
         if let Some(stage) = stage_of(line) {
-            watch.report(Report::Stage { text: format!("building image {}: {stage}", recipe.name) });
+            watch.report(Report::Stage { text: format!("building image {}: {stage}", wanted.name) });
         }
     };
     run("mmdebstrap", &mut command, watch, &mut heard)?;
@@ -53,13 +61,12 @@ fn stage_of(line: &str) -> Option<&str> {
     LONG.iter().any(|word| stage.starts_with(word)).then_some(stage)
 }
 
-/// The kernel's package itself, in the staging folder.
-pub fn kernel_package(recipe: &KernelRecipe, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
-    let apt = Apt::begin(recipe.codename, staging, watch)?;
+/// The kernel's package itself, in the staging folder: the one that is named, or that it depends on.
+pub fn kernel_package(name: &str, suite: &str, staging: &Staging, watch: &dyn Watch) -> Result<PathBuf, Trouble> {
+    let apt = Apt::begin(suite, staging, watch)?;
     apt.run("apt-get", &["update", "--quiet"], watch)?;
-    let depends = apt.run("apt-cache", &["depends", "--important", recipe.package], watch)?;
-    let package = kernel_of(&depends)
-        .ok_or_else(|| Trouble::NotFound(format!("package {} depends on no kernel", recipe.package)))?;
+    let depends = apt.run("apt-cache", &["depends", "--important", name], watch)?;
+    let package = kernel_of(&depends).unwrap_or_else(|| name.to_owned());
     apt.download(&package, watch)
 }
 

@@ -1,150 +1,113 @@
-//! How an image of a name is made: what the owner's files in `catalog.d` say, else what is built in. The files are read
-//! anew each time, so that a change counts at once; one that is wrong is left out and logged.
+//! How an image or kernel of the catalog is made.
 
-use super::catalog::{self, ImageRecipe};
-use super::registry::Registry;
-use super::registry::download::Plain;
+use super::catalog::{image_source, kernel_source};
 use super::staging::Staging;
-use super::{Library, Trouble, pull};
-use ::images::catalog::{Catalog, Download, ImageEntry, MAX_FILE_BYTES};
-use engine::host::{Report, Result, Unit, Watch};
-use model::image_ref::OciReference;
+use super::{BuildOptions, Library, Source, Trouble, build, image, kernel, packages};
+use ::images::catalog::{Download, ImageEntry, ImageRecipe, KernelEntry, KernelRecipe};
+use ::images::kernel::bundle as kernel_bundle;
+use ::images::modules::Module;
+use ::images::stack::Stack;
+use ::images::{Compression, Layer, Limits, digest};
+use engine::host::{Report, Result, Watch};
 use model::{ImageName, KernelName};
-use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Files of the folder that are read.
-const MAX_FILES: usize = 256;
-const REPORT_BYTES: u64 = 1 << 20;
-
-/// What is to be done for an image.
-#[derive(Debug, Clone)]
-pub enum Recipe {
-    BuiltIn(&'static ImageRecipe<'static>),
-    Entry(ImageEntry),
-}
+use std::ops::ControlFlow;
 
 impl Library {
-    pub fn with_catalog(self, folder: Option<PathBuf>) -> Library {
-        Library { catalog_folder: folder, ..self }
-    }
-
-    pub(super) fn recipe(&self, name: &ImageName) -> Option<Recipe> {
-        let own = self.own_catalog().images.remove(name).map(Recipe::Entry);
-        let built_in = || catalog::image(name.as_str()).map(Recipe::BuiltIn);
-        own.or_else(built_in).or_else(|| Catalog::builtin().images.remove(name).map(Recipe::Entry))
-    }
-
-    /// What can be made here by name, with where it comes from.
-    pub fn catalog_images(&self) -> Vec<(ImageName, String)> {
-        let described = |(name, entry): (ImageName, ImageEntry)| (name, description(&entry));
-        let mut all: BTreeMap<_, _> = Catalog::builtin().images.into_iter().map(described).collect();
-        all.extend(catalog::IMAGES.iter().map(|recipe| (super::known(recipe.name), recipe.source.to_owned())));
-        all.extend(self.own_catalog().images.into_iter().map(described));
-        all.into_iter().collect()
-    }
-
-    /// The kernel that the catalog says an image goes with.
-    pub fn catalog_kernel(&self, name: &ImageName) -> Option<KernelName> {
-        match self.recipe(name)? {
-            Recipe::Entry(entry) => entry.kernel,
-            Recipe::BuiltIn(_) => None,
-        }
-    }
-
-    fn own_catalog(&self) -> Catalog {
-        let mut catalog = Catalog { images: BTreeMap::new(), kernels: BTreeMap::new() };
-        let entries = self.catalog_folder.iter().flat_map(std::fs::read_dir).flatten().flatten().take(MAX_FILES);
-        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-        files.sort();
-        for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "toml")) {
-            let added = read(file).map_err(|error| error.to_string()).and_then(|text| {
-                catalog.add(&file.display().to_string(), &text).map_err(|error| {
-                    match std::error::Error::source(&error) {
-                        Some(cause) => format!("{error}: {cause}"),
-                        None => error.to_string(),
-                    }
-                })
-            });
-            if let Err(error) = added {
-                tracing::warn!(file = %file.display(), "left out of the catalog: {error}");
-            }
-        }
-        catalog
-    }
-
-    pub(super) fn make_entry(&self, name: &ImageName, entry: &ImageEntry, watch: &dyn Watch) -> Result<()> {
+    pub(super) fn make_image(&self, name: &ImageName, entry: &ImageEntry, watch: &dyn Watch) -> Result<()> {
         let key = entry.verify_key.as_deref();
         match &entry.recipe {
-            ::images::catalog::ImageRecipe::Oci(reference) => self.pull(name, reference, &self.access, key, watch),
-            ::images::catalog::ImageRecipe::Bundle(download) => self.make_of_bundle(name, download, watch),
-            ::images::catalog::ImageRecipe::DebianPackages { suite, packages } => {
-                let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-                let source = format!("debian packages ({suite})");
-                let recipe = ImageRecipe { name: name.as_str(), source: &source, codename: suite, packages: &packages };
-                self.make_image(name, &recipe, watch)
+            ImageRecipe::Oci(reference) => self.pull(name, reference, &self.access, key, watch),
+            ImageRecipe::Bundle(download) => self.image_of_bundle(name, download, key, watch),
+            ImageRecipe::DebianPackages { suite, packages } => {
+                watch.report(Report::Stage { text: format!("building image {name}") });
+                let work = || {
+                    let staging = Staging::begin(&self.layout.images())?;
+                    let recipe = packages::RootFileSystem { name: name.as_str(), suite, packages };
+                    let archive = packages::root_file_system(&recipe, &staging, watch)?;
+                    watch.report(Report::Stage { text: format!("writing image {name}") });
+                    image::from_archive(&archive, &staging, &image_source(&entry.recipe), watch)?;
+                    fs::remove_file(&archive)?;
+                    staging.commit(&self.layout.image(name))
+                };
+                work().map_err(|error| error.told(&format!("cannot build image {name}"), &self.layout))
             }
         }
     }
 
-    /// Of a bundle only that is accepted whose hash the catalog knows: it need not be signed besides.
-    fn make_of_bundle(&self, name: &ImageName, download: &Download, watch: &dyn Watch) -> Result<()> {
+    /// Its hash is the catalog's; where the entry names a key, the file is signed besides.
+    fn image_of_bundle(
+        &self,
+        name: &ImageName,
+        download: &Download,
+        key: Option<&str>,
+        watch: &dyn Watch,
+    ) -> Result<()> {
         watch.report(Report::Stage { text: format!("fetching {}", download.url) });
-        let attempt = format!("cannot fetch image {name}");
-        let told = |error: Trouble| error.told(&attempt, &self.layout);
+        let told = |error: Trouble| error.told(&format!("cannot fetch image {name}"), &self.layout);
         let staging = Staging::begin(&self.layout.images()).map_err(told)?;
-        let file = match download.url.strip_prefix("file://") {
-            Some(path) => std::fs::File::open(path)
-                .map_err(|source| told(Trouble::File { what: "cannot read", path: path.into(), source }))?,
-            None => self.fetch_file(&download.url, &staging, watch).map_err(told)?,
-        };
+        let file = self.fetch(&download.url, key, &staging, watch).map_err(told)?;
         let _name = self.unbundle(file, Some(&download.digest), Some(name), &download.url, watch)?;
         Ok(())
     }
 
-    fn fetch_file(
-        &self,
-        url: &str,
-        staging: &Staging,
-        watch: &dyn Watch,
-    ) -> std::result::Result<std::fs::File, Trouble> {
-        let (registry, uri) = Registry::of_url(url, &self.access)?;
-        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(staging.file("bundle"))?;
-        let said = AtomicU64::new(0);
-        let told = |done: u64| {
-            if done >= said.load(Ordering::Relaxed) + REPORT_BYTES {
-                said.store(done, Ordering::Relaxed);
-                watch.report(Report::Progress { done, total: None, unit: Unit::Bytes });
+    pub(super) fn make_kernel(&self, name: &KernelName, entry: &KernelEntry, watch: &dyn Watch) -> Result<()> {
+        watch.report(Report::Stage { text: format!("fetching kernel {name}") });
+        let source = kernel_source(&entry.recipe);
+        let work = || {
+            let staging = Staging::begin(&self.layout.kernels())?;
+            match &entry.recipe {
+                KernelRecipe::Bundle(download) => {
+                    let file = self.fetch(&download.url, entry.verify_key.as_deref(), &staging, watch)?;
+                    kernel_of_bundle(file, download, &staging, watch)?;
+                }
+                KernelRecipe::DebianPackage { suite, package } => {
+                    let package = packages::kernel_package(package, suite, &staging, watch)?;
+                    watch.report(Report::Stage { text: format!("unpacking kernel {name}") });
+                    kernel::from_package(&package, &staging, &source, watch)?;
+                }
+                KernelRecipe::LinuxSource { suite, package } => {
+                    let source = Source::Package { name: package.clone(), suite: suite.clone() };
+                    build::build(&BuildOptions { source, jobs: build::all_jobs() }, &staging, watch)?;
+                }
             }
+            staging.commit(&self.layout.kernel(name))
         };
-        let plain = Plain { uri: &uri, into: &file };
-        pull::block_on(registry.fetch_plain(&plain, &told, &|| watch.cancelled()))?;
-        file.rewind()?;
-        Ok(file)
+        work().map_err(|error: Trouble| error.told(&format!("cannot make kernel {name}"), &self.layout))
     }
 }
 
-fn description(entry: &ImageEntry) -> String {
-    match &entry.recipe {
-        ::images::catalog::ImageRecipe::Oci(reference) => reference.to_string(),
-        ::images::catalog::ImageRecipe::Bundle(download) => download.url.clone(),
-        ::images::catalog::ImageRecipe::DebianPackages { suite, .. } => format!("debian packages ({suite})"),
+/// Of a bundle only that is accepted whose hash the catalog knows; it is taken apart as if it came from anybody.
+fn kernel_of_bundle(
+    mut file: File,
+    download: &Download,
+    staging: &Staging,
+    watch: &dyn Watch,
+) -> std::result::Result<(), Trouble> {
+    let (found, _) = digest::of_file(&file)?;
+    if found != download.digest {
+        return Err(Trouble::Invalid(format!("{} is not what its hash says", download.url)));
     }
-}
-
-/// The reference that a name of the catalog stands for.
-pub fn reference_of(recipe: &Recipe) -> Option<&OciReference> {
-    match recipe {
-        Recipe::Entry(ImageEntry { recipe: ::images::catalog::ImageRecipe::Oci(reference), .. }) => Some(reference),
-        Recipe::Entry(_) | Recipe::BuiltIn(_) => None,
+    let mut start = [0; 6];
+    file.rewind()?;
+    let read = file.read(&mut start)?;
+    file.rewind()?;
+    let spool_path = staging.file("bundle.tar");
+    let spool = OpenOptions::new().read(true).write(true).create_new(true).open(&spool_path)?;
+    let go_on = &mut |_| if watch.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let limits = Limits::default();
+    let layer = Layer::spool(file, Compression::detect(&start[..read]), spool, &limits, go_on)?;
+    let bundle = kernel_bundle::read(&Stack::new(vec![layer], &limits)?).map_err(kernel::unusable)?;
+    let vmlinux = ::images::kernel::unpack(&bundle.vmlinux).map_err(kernel::unusable)?;
+    let words = kernel::boot_args(&bundle.boot_arguments.join(" "))?;
+    let modules: &[Module] = &bundle.modules;
+    kernel::store(&vmlinux, modules, words, &download.url, staging)?;
+    if let Some(config) = &bundle.config {
+        fs::write(staging.file("config"), config)?;
     }
-}
-
-fn read(file: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text)?;
-    Ok(text)
+    for left in ["bundle.tar", super::fetch::FETCHED] {
+        let _ = fs::remove_file(staging.file(left));
+    }
+    Ok(())
 }

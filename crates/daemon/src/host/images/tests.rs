@@ -1,5 +1,6 @@
 //! The library over small archives: what it makes, what it refuses, what it leaves behind.
 
+mod catalog;
 mod files;
 
 use super::*;
@@ -55,6 +56,33 @@ fn has_checker() -> bool {
         let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: e2fsck is not installed\n");
     }
     found
+}
+
+fn name(text: &str) -> ImageName {
+    text.parse().unwrap()
+}
+
+/// The smallest ELF that passes for a kernel: one segment with its version in it.
+fn vmlinux() -> Vec<u8> {
+    let text = b"Linux version %s\0Linux version 6.1.0-test+ (x) #1\0";
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    file.extend(2u16.to_le_bytes());
+    file.extend(62u16.to_le_bytes());
+    file.extend(1u32.to_le_bytes());
+    for field in [0x100_0000u64, 64, 0] {
+        file.extend(field.to_le_bytes());
+    }
+    file.extend(0u32.to_le_bytes());
+    for field in [64u16, 56, 1, 0, 0, 0] {
+        file.extend(field.to_le_bytes());
+    }
+    file.extend(1u32.to_le_bytes());
+    file.extend(5u32.to_le_bytes());
+    for field in [64 + 56u64, 0xffff_ffff_8100_0000, 0x100_0000, text.len() as u64, text.len() as u64, 0] {
+        file.extend(field.to_le_bytes());
+    }
+    file.extend(text);
+    file
 }
 
 #[test]

@@ -8,13 +8,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::Digest;
 use p256::ecdsa::signature::Verifier;
+use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::DecodePublicKey;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
 
 /// 64 KiB of a document that has some hundred bytes.
 const MAX_PAYLOAD_BYTES: u64 = 64 << 10;
+/// 1 MiB: for hashing a file.
+const BUFFER_BYTES: usize = 1 << 20;
 /// Signatures of one image that are looked at.
 const MAX_SIGNATURES: usize = 100;
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
@@ -27,10 +33,14 @@ pub enum VerifyError {
     Unsigned(#[source] RegistryError),
     #[error("none of its signatures is by the given key")]
     Foreign,
+    #[error("nobody has signed it: there is no {place}")]
+    NoSignature { place: String },
     #[error("its signatures cannot be read: {reason}")]
     Unreadable { reason: String },
     #[error(transparent)]
     Registry(RegistryError),
+    #[error("cannot read what is signed")]
+    Read(#[from] io::Error),
 }
 
 pub fn key(pem: &str) -> Result<VerifyingKey, VerifyError> {
@@ -39,9 +49,23 @@ pub fn key(pem: &str) -> Result<VerifyingKey, VerifyError> {
 
 /// Whether `signature` (base64 of DER) is the key's over `message`.
 pub fn is_signed(key: &VerifyingKey, message: &[u8], signature: &str) -> bool {
-    let der = STANDARD.decode(signature.trim()).ok();
-    let signature = der.and_then(|der| Signature::from_der(&der).ok());
-    signature.is_some_and(|signature| key.verify(message, &signature).is_ok())
+    parse(signature).is_some_and(|signature| key.verify(message, &signature).is_ok())
+}
+
+fn parse(signature: &str) -> Option<Signature> {
+    Signature::from_der(&STANDARD.decode(signature.trim()).ok()?).ok()
+}
+
+/// Fails unless the key's owner has signed the file, from its current position on.
+pub fn verify_file(file: &File, signature: &str, key: &VerifyingKey) -> Result<(), VerifyError> {
+    let signature = parse(signature).ok_or(VerifyError::Foreign)?;
+    let (mut hasher, mut buffer, mut source) = (Sha256::new(), vec![0; BUFFER_BYTES], file);
+    loop {
+        match source.read(&mut buffer)? {
+            0 => return key.verify_prehash(&hasher.finalize(), &signature).map_err(|_| VerifyError::Foreign),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
 }
 
 /// Fails unless the key's owner has signed the manifest of this digest.
@@ -141,6 +165,9 @@ mod tests {
         other[3] ^= 1;
         assert!(!is_signed(&key, &other, &signature));
         assert!(!is_signed(&key, payload, "AAAA") && !is_signed(&key, payload, "!"));
+        verify_file(&File::open(at.join("payload")).unwrap(), &signature, &key).unwrap();
+        std::fs::write(at.join("payload"), other).unwrap();
+        assert!(verify_file(&File::open(at.join("payload")).unwrap(), &signature, &key).is_err());
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub struct Plain<'a> {
     pub uri: &'a Uri,
     /// Empty, open for writing.
     pub into: &'a File,
+    /// Bytes that it may have.
+    pub limit: u64,
 }
 
 impl Registry {
@@ -180,12 +182,11 @@ impl Registry {
         let mut at = match answer.status {
             StatusCode::PARTIAL_CONTENT if starts_at(&answer) == Some(from) => from,
             StatusCode::OK => 0,
-            _ => return Err(self.unexpected(wanted.uri.path(), answer, cancelled).await),
+            _ => return Err(self.unexpected(wanted.uri.path().trim_start_matches('/'), answer, cancelled).await),
         };
         wanted.into.set_len(at)?;
-        let limit = images::Limits::default().layer_bytes;
         while let Some(bytes) = answer.next(cancelled).await? {
-            if at + bytes.len() as u64 > limit {
+            if at + bytes.len() as u64 > wanted.limit {
                 return Err(self.answer("it sends a file without an end"));
             }
             wanted.into.write_all_at(&bytes, at)?;

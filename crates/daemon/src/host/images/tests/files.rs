@@ -3,14 +3,10 @@
 use super::super::bundle::hash_in_name;
 use super::super::registry::fake::Held;
 use super::super::*;
-use super::{Rig, has_checker};
+use super::{Rig, has_checker, name, vmlinux};
 use engine::host::Unwatched;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-
-fn name(text: &str) -> ImageName {
-    text.parse().unwrap()
-}
 
 fn named(text: &str) -> PullOptions {
     PullOptions { name: Some(name(text)), ..PullOptions::default() }
@@ -221,106 +217,6 @@ fn a_work_seed_that_was_damaged_is_made_anew_from_the_layers_and_else_is_empty()
     assert_eq!(ensure(), Change::Changed);
     assert!(super::super::image::check(&seed).is_ok() && fs::metadata(&seed).unwrap().len() == good.len() as u64);
     assert!(rig.left().iter().all(|name| !name.starts_with('.')), "{:?}", rig.left());
-}
-
-#[test]
-fn the_owners_catalog_is_read_anew_and_a_wrong_file_is_left_out() {
-    let rig = Rig::new();
-    let folder = rig.folder.path().join("catalog.d");
-    fs::create_dir(&folder).unwrap();
-    let library = rig.library.with_catalog(Some(folder.clone()));
-    let source = |name: &str| library.catalog_images().into_iter().find(|(n, _)| n.as_str() == name).map(|(_, s)| s);
-    assert_eq!(source("alpine").as_deref(), Some("docker.io/library/alpine:latest"));
-    assert!(source("debian-bookworm").is_some() && source("mine").is_none());
-    let own = "[[image]]\nname='mine'\nkind='oci'\nreference='r.example/a/mine:1'\nkernel='special'\n";
-    fs::write(folder.join("b.toml"), own).unwrap();
-    fs::write(folder.join("a.toml"), "[[image]]\nname='alpine'\nkind='oci'\nreference='r.example/alpine:3'").unwrap();
-    fs::write(folder.join("c.toml"), "[[image]]\nname='broken'\n").unwrap();
-    fs::write(folder.join("d.txt"), own.replace("mine", "text")).unwrap();
-    assert_eq!(source("mine").as_deref(), Some("r.example/a/mine:1"));
-    assert_eq!(source("alpine").as_deref(), Some("r.example/alpine:3"));
-    assert!(source("broken").is_none() && source("text").is_none());
-    assert_eq!(library.catalog_kernel(&name("mine")).as_ref().map(KernelName::as_str), Some("special"));
-    // A name of the catalog stands for nothing else.
-    let of = |text: &str| library.name_of(&model::image_ref::OciReference::parse(text).unwrap()).unwrap();
-    assert_eq!(of("r.example/alpine:latest").as_str().len(), "alpine-".len() + 8);
-    assert_eq!(of("r.example/a/mine:latest").as_str().len(), "mine-".len() + 8);
-}
-
-#[test]
-fn a_catalogs_bundle_is_fetched_from_a_file_or_a_server_and_is_what_its_hash_says() {
-    if !has_checker() {
-        return;
-    }
-    let rig = Rig::new();
-    rig.import("tools", &rig.archive("a.tar")).unwrap();
-    let kernel: KernelName = "mine".parse().unwrap();
-    let file = rig.folder.path().join("vmlinux");
-    fs::write(&file, vmlinux()).unwrap();
-    let files = KernelFiles { vmlinux: file, modules: None, boot_args: String::new() };
-    rig.library.import_kernel(&kernel, &files, &Unwatched).unwrap();
-    let path = rig.library.bundle_image(&name("tools"), &kernel, rig.folder.path(), &Unwatched).unwrap();
-    let hash = hash_in_name(&path).unwrap();
-    let bytes = fs::read(&path).unwrap();
-    // A server that breaks off halfway the first time.
-    let fake = super::super::registry::fake::Fake::serve(move |asked| {
-        use super::super::registry::fake::Reply;
-        match asked.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
-        {
-            None => Reply { cut_after: Some(bytes.len() / 2), ..Reply::new(200, bytes.clone()) },
-            Some(from) => {
-                let from: usize = from;
-                let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-                Reply::new(206, &bytes[from..]).header("Content-Range", range)
-            }
-        }
-    });
-    let folder = rig.folder.path().join("catalog.d");
-    fs::create_dir(&folder).unwrap();
-    let other = Rig::new();
-    let library = other.library.with_catalog(Some(folder.clone()));
-    let entry = |name: &str, url: &str, sha256: &str| {
-        format!("[[image]]\nname='{name}'\nkind='bundle'\nurl='{url}'\nsha256='{sha256}'\n")
-    };
-    let wrong = "0".repeat(64);
-    let text = [
-        entry("here", &format!("file://{}", path.display()), hash.hex()),
-        entry("there", &format!("http://{}/x.tar.zst", fake.address), hash.hex()),
-        entry("wrong", &format!("file://{}", path.display()), &wrong),
-        entry("gone", "file:///nonexistent", hash.hex()),
-    ];
-    fs::write(folder.join("a.toml"), text.concat()).unwrap();
-    for good in ["here", "there"] {
-        assert_eq!(library.ensure_image(&name(good), &Unwatched).unwrap(), Change::Changed);
-    }
-    assert_eq!(library.ensure_image(&name("wrong"), &Unwatched).unwrap_err().kind, HostErrorKind::Invalid);
-    assert!(library.ensure_image(&name("gone"), &Unwatched).is_err());
-    let images = library.images().unwrap();
-    assert_eq!(images.iter().map(|facts| facts.name.as_str()).collect::<Vec<_>>(), ["here", "there"]);
-    assert_eq!(images[0].digest, images[1].digest);
-}
-
-/// The smallest ELF that passes for a kernel: one segment with its version in it.
-fn vmlinux() -> Vec<u8> {
-    let text = b"Linux version %s\0Linux version 6.1.0-test+ (x) #1\0";
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    file.extend(2u16.to_le_bytes());
-    file.extend(62u16.to_le_bytes());
-    file.extend(1u32.to_le_bytes());
-    for field in [0x100_0000u64, 64, 0] {
-        file.extend(field.to_le_bytes());
-    }
-    file.extend(0u32.to_le_bytes());
-    for field in [64u16, 56, 1, 0, 0, 0] {
-        file.extend(field.to_le_bytes());
-    }
-    file.extend(1u32.to_le_bytes());
-    file.extend(5u32.to_le_bytes());
-    for field in [64 + 56u64, 0xffff_ffff_8100_0000, 0x100_0000, text.len() as u64, text.len() as u64, 0] {
-        file.extend(field.to_le_bytes());
-    }
-    file.extend(text);
-    file
 }
 
 #[test]
