@@ -104,7 +104,7 @@ impl Registry {
                     "-subj",
                     "/CN=localhost",
                     "-addext",
-                    "subjectAltName=IP:127.0.0.1,DNS:localhost",
+                    "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.invalid",
                     "-addext",
                     "basicConstraints=critical,CA:FALSE",
                 ],

@@ -2,6 +2,10 @@
 
 use e2e::registry::{Guard, Registry, layout};
 use e2e::{World, needs};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 fn has_registry(test: &str) -> bool {
@@ -37,6 +41,95 @@ fn an_image_of_a_registry_boots_by_its_reference() {
     assert!(refused.code != 0 && refused.stderr.contains("user uses it"), "{refused:?}");
     world.banger(&["vm", "delete", "user"]).ok();
     world.banger(&["image", "delete", &reference]).ok();
+
+    // As the default image it is what a run without a word gets.
+    world.banger(&["daemon", "stop"]).ok();
+    world.write_config(&format!("default_image = \"{reference}\"\n"));
+    let ran = world.banger(&["vm", "run", "--rm", "--", "sh", "-c", "echo $COLOUR"]).ok();
+    assert_eq!(ran.stdout, "green\n");
+    let doctor = world.banger(&["doctor", "--json"]).json();
+    assert!(doctor.to_string().contains(&format!("{reference} with kernel debian-cloud is here")), "{doctor}");
+}
+
+/// Knows where one host is, and makes tunnels to it for whoever has the login `u:p`; tells how often it did.
+fn proxy(host: String, port: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let own = listener.local_addr().expect("it has an address").port();
+    let tunnels = Arc::new(AtomicUsize::new(0));
+    let count = tunnels.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let (wanted, count) = (format!("CONNECT {host}:{port} HTTP/1.1"), count.clone());
+            std::thread::spawn(move || tunnel(client, &wanted, port, &count));
+        }
+    });
+    (own, tunnels)
+}
+
+fn tunnel(mut client: TcpStream, wanted: &str, port: u16, count: &AtomicUsize) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && client.read_exact(&mut byte).is_ok() {
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let login = head
+        .lines()
+        .any(|line| line.to_ascii_lowercase().starts_with("proxy-authorization: basic") && line.ends_with("dTpw"));
+    let refused = match (head.lines().next() == Some(wanted), login) {
+        (_, false) => Some("407 Proxy Authentication Required"),
+        (false, true) => Some("403 Forbidden"),
+        (true, true) => None,
+    };
+    if let Some(status) = refused {
+        let _ = client.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        return;
+    }
+    let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
+    count.fetch_add(1, Ordering::SeqCst);
+    let _ = client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n");
+    let copies = [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))];
+    std::thread::scope(|scope| {
+        for (from, to) in copies {
+            let (Ok(mut from), Ok(mut to)) = (from, to) else { return };
+            scope.spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_proxy_leads_to_a_registry_that_only_it_can_find() {
+    let name = "a_proxy_leads_to_a_registry_that_only_it_can_find";
+    if !has_registry(name) {
+        return;
+    }
+    let mut world = World::empty();
+    let registry = Registry::start(&world.path().join("registry"), Guard { tls: true, login: true });
+    registry.push(&layout(world.path(), "1", &[1 << 20], &[]), "1", "a/box:1", &["--format", "oci"]);
+    let port = registry.address().rsplit(':').next().expect("it has a port").parse().expect("a port is a number");
+    let (proxy, tunnels) = proxy("registry.invalid".to_owned(), port);
+    let reference = format!("registry.invalid:{port}/a/box:1");
+    // The login is the registry's, whatever way leads there.
+    let known = registry.auth_file();
+    let login = std::fs::read_to_string(&known).expect("it reads");
+    std::fs::write(&known, login.replace(&registry.address(), &format!("registry.invalid:{port}"))).expect("it writes");
+    let (ca, login) = (registry.ca().display().to_string(), known.display().to_string());
+    let pull = ["image", "pull", reference.as_str(), "--ca", &ca, "--authfile", &login];
+
+    world.variables.push(("HTTPS_PROXY", format!("http://127.0.0.1:{proxy}")));
+    let stranger = world.banger(&pull);
+    let said = format!("the proxy 127.0.0.1:{proxy} does not lead to registry.invalid: it asks for a login");
+    assert!(stranger.code == 125 && stranger.stderr.contains(&said), "{stranger:?}");
+    world.banger(&["daemon", "stop"]).ok();
+
+    world.variables.push(("HTTPS_PROXY", format!("http://u:p@127.0.0.1:{proxy}")));
+    assert_eq!(world.banger(&pull).ok().stdout, "box-1\n");
+    assert!(tunnels.load(Ordering::SeqCst) >= 4, "a manifest, a config and two layers came through it");
+    let log = std::fs::read_to_string(world.state().join("bangerd.log")).unwrap_or_default();
+    assert!(!log.contains("u:p@") && !log.contains("dTpw"), "the proxy's login is in the log");
 }
 
 #[test]
