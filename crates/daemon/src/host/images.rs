@@ -250,28 +250,35 @@ impl Library {
 
     /// Every image with all that is known of it; `kernel` boots those that name none.
     pub fn described(&self, kernel: &KernelName) -> Result<Vec<(ImageFacts, ImageDetails)>> {
+        // Most images boot with the same kernel.
+        let mut kernels = BTreeMap::new();
         let describe = |(name, manifest): (ImageName, ImageManifest)| {
+            let kernel = manifest.kernel.clone().unwrap_or_else(|| kernel.clone());
+            let kernel_files = kernels.entry(kernel).or_insert_with_key(|kernel| self.kernel_parts(kernel));
+            let mut files = present(vec![
+                ("rootfs", self.layout.image_rootfs(&name)),
+                ("work_seed", self.layout.image_work_seed(&name)),
+            ]);
+            files.extend(kernel_files.iter().cloned());
             let details = ImageDetails {
                 managed: manifest.managed,
                 references: manifest.references.clone(),
                 system: manifest.system.clone(),
                 config: manifest.config.clone(),
-                files: self.boot_set(&name, manifest.kernel.as_ref().unwrap_or(kernel)),
+                files,
             };
             (self.image_facts(name, manifest), details)
         };
         Ok(self.manifests()?.into_iter().map(describe).collect())
     }
 
-    fn boot_set(&self, name: &ImageName, kernel: &KernelName) -> Vec<(&'static str, PathBuf)> {
-        let files = [
-            ("rootfs", self.layout.image_rootfs(name)),
-            ("work_seed", self.layout.image_work_seed(name)),
+    /// What of a boot set is the kernel's.
+    fn kernel_parts(&self, kernel: &KernelName) -> Vec<(&'static str, PathBuf)> {
+        present(vec![
             ("kernel", self.layout.kernel_vmlinux(kernel)),
             ("initrd", self.layout.kernel(kernel).join(kernel::INITRD)),
             ("modules", self.layout.kernel_modules(kernel)),
-        ];
-        files.into_iter().filter(|(_, path)| path.exists()).collect()
+        ])
     }
 
     /// Builds the generic guest kernel from source.
@@ -502,9 +509,22 @@ fn entries<T: std::str::FromStr + Ord>(folder: &Path) -> io::Result<Vec<T>> {
     Ok(names)
 }
 
-/// As the files say they are, and what deleting them would free.
-fn sizes(files: &[std::path::PathBuf]) -> (ByteSize, ByteSize) {
-    let found = files.iter().filter_map(|path| std::fs::metadata(path).ok());
-    let size = found.map(|file| file.len()).sum();
-    (ByteSize::from_bytes(size), upkeep::freed(files))
+fn present(mut files: Vec<(&'static str, PathBuf)>) -> Vec<(&'static str, PathBuf)> {
+    files.retain(|(_, path)| path.exists());
+    files
+}
+
+/// As the files say they are, and what deleting them would free. A list asks for hundreds: each is looked at once, unless it
+/// is a link to its owner's.
+fn sizes(files: &[PathBuf]) -> (ByteSize, ByteSize) {
+    let (mut size, mut freed) = (0, 0);
+    for path in files {
+        let Ok(own) = std::fs::symlink_metadata(path) else { continue };
+        size += match own.is_symlink() {
+            true => std::fs::metadata(path).map_or(0, |meant| meant.len()),
+            false => own.len(),
+        };
+        freed += upkeep::freed_of(&own);
+    }
+    (ByteSize::from_bytes(size), ByteSize::from_bytes(freed))
 }

@@ -150,10 +150,12 @@ impl KernelManifest {
 
 /// 1 MiB: a manifest has some hundred bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
+const USUAL_BYTES: usize = 4096;
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     use std::io::Read;
-    let mut text = Vec::new();
+    // Most fit at once; a list reads hundreds.
+    let mut text = Vec::with_capacity(USUAL_BYTES);
     std::fs::File::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
     match serde_json::from_slice(&text) {
         Ok(manifest) => Some(manifest),

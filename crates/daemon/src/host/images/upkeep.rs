@@ -175,9 +175,8 @@ fn link(from: &Path, to: &Path) -> std::result::Result<(), Trouble> {
     Ok(())
 }
 
-/// What deleting these files would give back: one that has another name gives nothing, a link next to nothing.
-pub fn freed(files: &[std::path::PathBuf]) -> ByteSize {
-    let of = |path: &std::path::PathBuf| fs::symlink_metadata(path).ok().filter(|file| file.nlink() == 1);
+/// What deleting a file would give back: one that has another name gives nothing, a link next to nothing.
+pub fn freed_of(file: &fs::Metadata) -> u64 {
     // st_blocks counts 512 bytes each, whatever the file system (stat(2)).
-    ByteSize::from_bytes(files.iter().filter_map(of).map(|file| file.blocks() * 512).sum())
+    if file.nlink() == 1 { file.blocks() * 512 } else { 0 }
 }
