@@ -51,6 +51,8 @@ pub fn root_file_system(wanted: &RootFileSystem<'_>, staging: &Staging, watch: &
         }
     };
     run("mmdebstrap", &mut command, watch, &mut heard)?;
+    // It may hold the owner's login to a mirror, and is no part of an image.
+    fs::remove_file(&sources)?;
     Ok(archive)
 }
 
