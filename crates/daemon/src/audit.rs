@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `file` | a half-made file of before, a folder or key of nobody | – |
 //! | `lock` | held, and its sandbox is off | a VMM runs without it |
-//! | `name` | the name server or `known_hosts` tells of a sandbox that is gone | … does not tell of one that there is |
+//! | `name` | the name server or `known_hosts` tells of a sandbox that is gone; NetworkManager asks us still | … does not tell of one that there is |
 
 use crate::app::{App, HostKind};
 use crate::names;
@@ -52,6 +52,12 @@ pub fn fix(app: &App) -> Vec<Finding> {
             tracing::warn!(path = %stray.display(), %error, "cannot remove what is nobody's");
         }
     }
+    if names_file(app).is_some()
+        && let Some(network) = &app.network
+        && let Err(error) = network.take_names_back()
+    {
+        tracing::warn!(%error, "the host's resolver still asks us");
+    }
     app.tell_names_anew();
     if let Err(error) = Keys::open(app.layout.ssh()).and_then(|keys| names::pin_host_keys(app, &keys)) {
         tracing::warn!(%error, "cannot write known_hosts");
@@ -77,7 +83,19 @@ fn look_once(app: &App) -> Vec<Found> {
     let mut found = files(app, &records);
     found.extend(locks(app, &records));
     found.extend(told_names(app, &records));
+    found.extend(names_file(app));
     found
+}
+
+/// A file in /etc outlives a daemon that was killed and a host that was rebooted.
+fn names_file(app: &App) -> Option<Found> {
+    let network = app.network.as_ref()?;
+    if matches!(network.told_host(), Some(Ok(()))) {
+        return None;
+    }
+    let file = network.facts().ok()??.names_file?;
+    let detail = "this host's NetworkManager asks us for names, and was not told to";
+    Some(Found { finding: Finding::new("name", file, detail), remove: None })
 }
 
 fn files(app: &App, records: &[Arc<Sandbox>]) -> Vec<Found> {

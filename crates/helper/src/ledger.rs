@@ -33,6 +33,9 @@ pub struct Notes {
     /// True once the firewall tables may exist.
     #[serde(default)]
     pub tables: bool,
+    /// True once NetworkManager's dnsmasq may read a file of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub names: bool,
     /// How forwarding was before we turned it on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<ForwardingNote>,

@@ -6,7 +6,7 @@
 //!   ops       one function per operation of `wire::privilege`, under one lock
 //!     rules     policy → firewall script, pure
 //!     ledger    what was made, noted before it is made
-//!     netlink   links, addresses, neighbours        nft, resolved   the two programs that are run
+//!     netlink   links, addresses, neighbours        external   programs that are run: nft, resolved, manager
 //!     generation  whether anybody else changed rules
 //!     tap       /dev/net/tun                        sysctl  forwarding and what the bridge needs
 //! ```
@@ -16,9 +16,11 @@
 pub mod args;
 pub mod caller;
 pub mod checkpoint;
+pub mod external;
 pub mod failure;
 pub mod generation;
 pub mod ledger;
+pub mod manager;
 pub mod netlink;
 pub mod nft;
 pub mod ops;

@@ -143,9 +143,11 @@ operations! {
     /// addresses are checked against the address plan before.
     ApplyPolicy { policy: Policy } -> Done;
 
-    /// Tells this host's systemd-resolved that names below `.vm` are answered on that port of 127.0.0.1, for the link
-    /// `br-banger` alone and for no other name; without a port, that they are no longer. What is told goes with the
-    /// bridge. Refused where systemd-resolved does not run.
+    /// Tells this host's resolver that names below `.vm`, and no others, are answered on that port of 127.0.0.1; without a
+    /// port, that they are no longer. systemd-resolved is told for the link `br-banger` alone, and what it was told goes with
+    /// the bridge. Where it does not run and NetworkManager has a dnsmasq of its own, that gets the file
+    /// `/etc/NetworkManager/dnsmasq.d/banger.conf`, which is noted and goes with `NetworkDown` at the latest; a file of that
+    /// name that banger did not write stays, and is refused. Refused where neither looks names up for this host.
     EnsureNames { #[serde(default, skip_serializing_if = "Option::is_none")] port: Option<u16> } -> Done;
 
     /// Tells what is there: bridge, taps, whether the rules are still those that were applied, forwarding, and what

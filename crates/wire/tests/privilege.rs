@@ -117,6 +117,7 @@ fn replies_keep_their_shape() {
             forwarding: Forwarding { ipv4: true, ipv4_ours: true, ipv6: false },
             obstacles: vec![docker],
             strangers: vec!["bgr-deadbeef000".to_owned()],
+            names_file: None,
             tun_open: true,
         },
     );

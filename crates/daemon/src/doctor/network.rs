@@ -33,10 +33,10 @@ fn names(app: &App, network: &Bridged) -> Option<Check> {
         Some(Err(why)) => format!("; {why}"),
         // A link without carrier, which a bridge has with its first tap, counts for nothing there.
         Some(Ok(())) if !has_carrier(network) => {
-            let detail = format!("systemd-resolved asks {server} as soon as a sandbox is on the bridge");
+            let detail = format!("this host asks {server} as soon as a sandbox is on the bridge");
             return Some(check("names", Verdict::Pass, detail, None));
         }
-        Some(Ok(())) => "; systemd-resolved was told, and still it does not".to_owned(),
+        Some(Ok(())) => "; its resolver was told, and still it does not".to_owned(),
         None => String::new(),
     };
     let detail = format!("this host does not ask {server} for names below `.vm`{why}");
@@ -58,7 +58,7 @@ fn advice(server: &str) -> String {
              `systemctl restart systemd-resolved`"
         ),
         () if manager.contains("dns=dnsmasq") => format!(
-            "put `server=/vm/{address}#{port}` in /etc/NetworkManager/dnsmasq.d/banger.conf and run `nmcli general reload`"
+            "put `server=/vm/{address}#{port}` in /etc/NetworkManager/dnsmasq.d/banger.conf and run `nmcli general reload dns-full`"
         ),
         () => {
             format!("let this host's resolver ask {address}, port {port}, for names below `vm`; ssh needs none of it")

@@ -1,7 +1,7 @@
 //! Unmakes what the ledger tells of, in an order in which no guest is ever connected without rules, and goes on past
 //! a failure.
 
-use super::{Root, bridge, forwarding, rules, tap};
+use super::{Root, bridge, forwarding, names, rules, tap};
 use crate::checkpoint;
 use crate::failure::{Attempt, Failure, Result};
 use model::Change;
@@ -23,6 +23,7 @@ pub fn all(root: &mut Root) -> Result<Down> {
     }
     settle(remove_bridge(root));
     settle(rules::remove(root));
+    settle(names::remove_file(root));
     settle(forwarding::restore(root).map(|reason| {
         kept.extend(reason);
         Change::Unchanged

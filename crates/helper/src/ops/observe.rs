@@ -1,6 +1,6 @@
 //! What is there, compared with what was noted, and who else on this host has a say. Changes nothing.
 
-use super::{Root, bridge, rules};
+use super::{Root, bridge, names, rules};
 use crate::failure::{Attempt, Result};
 use crate::sysctl::{self, IP_FORWARD, IP6_FORWARD};
 use crate::{nft, tap};
@@ -48,6 +48,7 @@ pub fn facts(root: &mut Root) -> Result<Facts> {
         obstacles: obstacles(),
         strangers: strangers.map(|link| link.name.clone()).collect(),
         tun_open: tap::open_to(root.owner, root.owner),
+        names_file: names::file().map(|path| path.display().to_string()),
     })
 }
 

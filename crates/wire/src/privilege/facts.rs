@@ -50,6 +50,9 @@ pub struct Facts {
     pub strangers: Vec<String>,
     /// False where the owner may not open `/dev/net/tun`, and so no VMM of theirs can use a tap.
     pub tun_open: bool,
+    /// The file by which NetworkManager's dnsmasq asks us for names, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names_file: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,8 @@ operations below and no others. A request carries ids and validated values, neve
 names, addresses and paths are derived by root. A ledger (`/run/banger-root/ledger.json`, mode 0600) records each thing
 before it is made, and only what stands in it is ever removed. A request with an unknown field is refused.
 
-It runs two other programs by their absolute paths, with an empty environment: `nft`, with rules on standard input, and `resolvectl`.
+It runs three other programs by their absolute paths, with an empty environment: `nft`, with rules on standard input, and
+`resolvectl` or `nmcli`.
 It never touches tables, links or settings of docker, firewalld, libvirt or anybody else.
 
 ";

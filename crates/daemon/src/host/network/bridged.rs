@@ -217,6 +217,14 @@ impl Bridged {
         }
     }
 
+    /// Whatever the host's resolver was told by an earlier life is taken back.
+    pub fn take_names_back(&self) -> Result<()> {
+        let mut state = self.state();
+        state.told = None;
+        let taken = self.helper.ask(&EnsureNames { port: None }).map(drop);
+        taken.map_err(|error| error.into_host_error("cannot take back what the host's resolver was told".into()))
+    }
+
     /// What became of telling the host's resolver where names are; `None` while nobody was told.
     pub fn told_host(&self) -> Option<std::result::Result<(), String>> {
         self.state().told.clone()

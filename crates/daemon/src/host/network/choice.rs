@@ -175,6 +175,7 @@ mod tests {
             forwarding: Forwarding { ipv4: false, ipv4_ours: false, ipv6: false },
             obstacles: obstacles.iter().map(obstacle).collect(),
             strangers: Vec::new(),
+            names_file: None,
             tun_open,
         }
     }
