@@ -2,10 +2,12 @@
 
 mod bare;
 mod convert;
+mod dns;
 mod fleet;
 mod network;
 mod pull;
 mod ssh;
+mod world;
 
 use crate::{build, process};
 use anyhow::{Context, Result, bail};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 const SAMPLE: &str = "banger-bench-sample";
 const SHAPE: &[&str] = &["--vmm", "qemu", "--init", "agent", "--vcpu", "1", "--memory", "512"];
 const RUNS: usize = 7;
-const NAMES: &str = "`create`, `fleet`, `many`, `convert`, `network`, `ssh`, `pull`";
+const NAMES: &str = "`create`, `fleet`, `many`, `convert`, `dns`, `network`, `ssh`, `pull`";
 
 pub fn run(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
@@ -27,6 +29,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Some("many") => many(),
         Some("convert") => convert::run(),
         Some("pull") => pull::run(),
+        Some("dns") => dns::run(),
         Some("ssh") => ssh::run(),
         Some("network") => network::run(),
         Some("sink") => network::sink(),
@@ -74,7 +77,7 @@ fn many() -> Result<()> {
 fn compare(what: &str, ours: Duration, bare: Duration) {
     let limit = bare.mul_f64(1.05) + Duration::from_millis(100);
     let ratio = ours.as_secs_f64() / bare.as_secs_f64();
-    let verdict = if ours <= limit { "kept" } else { "exceeded" };
+    let verdict = verdict(ours <= limit);
     println!("{what:<38} {bare:.2?}, ratio {ratio:.3}; limit 1.05 × bare + 100 ms = {limit:.2?}: {verdict}");
 }
 
@@ -111,6 +114,10 @@ fn first_byte(banger: &Path) -> Result<Duration> {
         bail!("`banger vm run` ended with {status}");
     }
     Ok(took)
+}
+
+fn verdict(kept: bool) -> &'static str {
+    if kept { "kept" } else { "exceeded" }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
