@@ -8,8 +8,10 @@ pub mod artifacts;
 pub mod foreign;
 pub mod needs;
 pub mod netns;
+pub mod program;
 pub mod registry;
 pub mod terminal;
 pub mod world;
 
-pub use world::{Ran, World};
+pub use program::Ran;
+pub use world::World;

@@ -2,16 +2,15 @@
 //!
 //! Dropping the world deletes its sandboxes, stops its daemon and fails the test when the audit finds anything left.
 
+pub use crate::program::{DEADLINE, Ran, finish, pid_of};
+
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-/// A first boot on a busy machine without hardware virtualization takes up to 40 s; nothing may take longer than this.
-pub const DEADLINE: Duration = Duration::from_secs(150);
 
 pub struct World {
     folder: TempDir,
@@ -23,27 +22,6 @@ pub struct World {
     user: Option<u32>,
     /// What else stands in the environment of `banger`, and so of a daemon that it starts.
     pub variables: Vec<(&'static str, String)>,
-}
-
-/// What a program said and how it ended.
-#[derive(Debug, Clone)]
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Ran {
-    #[track_caller]
-    pub fn ok(self) -> Self {
-        assert_eq!(self.code, 0, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
-    }
 }
 
 impl World {
@@ -62,8 +40,20 @@ impl World {
         World::with(&crate::artifacts::firecracker())
     }
 
-    /// As [`World::tiny`], for a user who is not root: everything is a copy that belongs to them.
+    /// As [`World::tiny`], for a user who is not root.
     pub fn tiny_of_user(user: u32) -> World {
+        // Rust's package manager puts it where only its own user looks.
+        let device = crate::needs::which("vhost-device-vsock").expect("the need was checked");
+        World::of_user(user, &crate::artifacts::tiny(), Some(&device))
+    }
+
+    /// As [`World::firecracker`], for a user who is not root.
+    pub fn firecracker_of_user(user: u32) -> World {
+        World::of_user(user, &crate::artifacts::firecracker(), None)
+    }
+
+    /// Everything is a copy that belongs to them.
+    fn of_user(user: u32, artifacts: &Path, vsock_device: Option<&Path>) -> World {
         let mut world = World::empty();
         world.user = Some(user);
         let folder = world.path().to_owned();
@@ -71,12 +61,12 @@ impl World {
             let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status();
             assert!(status.expect("cp runs").success(), "cannot copy {}", from.display());
         };
-        let artifacts = crate::artifacts::tiny();
         for kind in ["images", "kernels"] {
             copied(&artifacts.join(kind), &world.state());
         }
-        // Rust's package manager puts it where only its own user looks.
-        copied(&crate::needs::which("vhost-device-vsock").expect("the need was checked"), &folder.join("vsock-device"));
+        if let Some(device) = vsock_device {
+            copied(device, &folder.join("vsock-device"));
+        }
         let owner = format!("{user}:{user}");
         let status = Command::new("chown").args(["-R", &owner]).arg(&folder).status();
         assert!(status.expect("chown runs").success(), "{} cannot be given away", folder.display());
@@ -283,42 +273,6 @@ impl Drop for World {
             clean.expect("the world is left as it was found");
         }
     }
-}
-
-pub fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).expect("a pid fits"))
-}
-
-/// Collects what a child says until it ends; one that never ends fails the test.
-pub fn finish(child: Child, what: &str) -> Ran {
-    let pid = pid_of(&child);
-    let (sender, ended) = std::sync::mpsc::channel();
-    let what = what.to_owned();
-    let watchdog = std::thread::spawn(move || {
-        if ended.recv_timeout(DEADLINE).is_err() {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            return Some(format!("`{what}` did not end within {DEADLINE:?}"));
-        }
-        None
-    });
-    let output = child.wait_with_output().expect("a child can be waited for");
-    let _ = sender.send(());
-    let late = watchdog.join().expect("the watchdog ends");
-    let ran = Ran {
-        code: exit_code(&output.status),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    };
-    if let Some(late) = late {
-        panic!("{late}; stdout:\n{}\nstderr:\n{}", ran.stdout, ran.stderr);
-    }
-    ran
-}
-
-/// As a shell counts: 128 and the signal's number for a killed process.
-fn exit_code(status: &std::process::ExitStatus) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 fn is_zombie(pid: i32) -> bool {

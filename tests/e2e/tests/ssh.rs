@@ -1,6 +1,7 @@
 //! Promise: the OpenSSH clients of this host meet in a guest what they know of any other machine, whether it has a ssh server
 //! and a network or not.
 
+use e2e::program::{await_end, feed, finish};
 use e2e::terminal::Terminal;
 use e2e::{Ran, World, artifacts, needs};
 use std::io::{Read, Write};
@@ -92,7 +93,7 @@ impl Host {
 }
 
 fn run(mut command: Command) -> Ran {
-    e2e::world::finish(command.spawn().expect("the program starts"), &format!("{command:?}"))
+    finish(command.spawn().expect("the program starts"), &format!("{command:?}"))
 }
 
 #[track_caller]
@@ -124,6 +125,7 @@ fn noise(length: usize) -> Vec<u8> {
 fn ask(port: u16, length: usize) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    stream.set_write_timeout(Some(PATIENCE)).expect("an option");
     stream.write_all(&vec![7; length]).expect("sent");
     stream.shutdown(Shutdown::Write).expect("ended");
     let mut answer = String::new();
@@ -155,13 +157,21 @@ fn the_openssh_clients_work_with_a_debian_that_has_no_network_and_no_use_for_its
 }
 
 fn the_matrix(host: &Host) {
-    commands_and_their_ends(host);
-    a_terminal(host);
-    files_both_ways(host);
-    forwards(host);
-    one_connection_for_all(host);
-    the_agent_of_the_person(host);
-    a_repository(host);
+    let steps: [(&str, fn(&Host)); 7] = [
+        ("commands and their ends", commands_and_their_ends),
+        ("a terminal", a_terminal),
+        ("files both ways", files_both_ways),
+        ("forwards", forwards),
+        ("one connection for all", one_connection_for_all),
+        ("the agent of the person", the_agent_of_the_person),
+        ("a repository", a_repository),
+    ];
+    for (name, step) in steps {
+        let began = Instant::now();
+        step(host);
+        // Shown where the test fails: which steps went well, and how fast.
+        let _ = writeln!(std::io::stderr(), "{name}: {:.1?}", began.elapsed());
+    }
 }
 
 fn commands_and_their_ends(host: &Host) {
@@ -174,13 +184,9 @@ fn commands_and_their_ends(host: &Host) {
     // An account with a shell: most of a system's own have none, here as with any ssh server.
     host.in_guest("echo nora:x:1234:65534::/:/bin/sh >> /etc/passwd");
     assert_eq!(host.ssh(&["-l", "nora", "web.vm", "id -un"]).ok().stdout, "nora\n");
-    let mut cat = host.command("ssh", &["web.vm", "cat"]).stdin(Stdio::piped()).spawn().expect("ssh starts");
     let sent = noise(3_000_000);
-    let (mut stdin, expected) = (cat.stdin.take().expect("piped"), sent.clone());
-    let writer = std::thread::spawn(move || stdin.write_all(&sent));
-    let output = cat.wait_with_output().expect("ssh ends");
-    writer.join().expect("no panic").expect("written");
-    assert!(output.status.success() && output.stdout == expected);
+    let back = feed(host.command("ssh", &["web.vm", "cat"]), sent.clone(), "ssh web.vm cat, of 3 MB");
+    assert!(back == sent, "{} bytes came back of {}", back.len(), sent.len());
 }
 
 fn a_terminal(host: &Host) {
@@ -257,15 +263,15 @@ fn forwards(host: &Host) {
     let proxy = format!("socks5h://127.0.0.1:{dynamic}");
     let curl = Command::new("curl").args(["-sS", "--max-time", "60", "-x", &proxy, "http://localhost:7080/"]).output();
     assert_eq!(String::from_utf8_lossy(&curl.expect("curl runs").stdout), "hello\n");
-    let back = std::thread::spawn(move || {
+    // Not waited for: where nobody comes, nothing is heard, and that is told below.
+    std::thread::spawn(move || {
         let (mut peer, _) = listener.accept().expect("a peer");
         peer.write_all(b"from outside\n").expect("sent");
     });
     host.in_guest(&format!("probe reads {remote} /tmp/heard"));
     until("it is heard", || host.in_guest("cat /tmp/heard 2>/dev/null || true") == "from outside\n");
-    back.join().expect("no panic");
     session.kill().expect("it runs");
-    session.wait().expect("it ends");
+    await_end(&mut session, "ssh -N with forwards, killed");
     assert!(
         host.in_guest(&format!("probe listens {remote} && echo yes || echo no")).contains("no"),
         "-R outlived its client"
@@ -284,7 +290,7 @@ fn one_connection_for_all(host: &Host) {
     }
     shared(&["-O", "check", "web.vm"]).ok();
     shared(&["-O", "exit", "web.vm"]).ok();
-    master.wait().expect("it ends");
+    await_end(&mut master, "ssh -M after -O exit");
     assert_eq!(shared(&["web.vm", "true"]).code, 255, "there is no master any more");
 }
 
@@ -308,7 +314,7 @@ fn the_agent_of_the_person(host: &Host) {
     assert_eq!(listed("-A").ok().stdout, public);
     assert_eq!(listed("-a").code, 2, "nobody's agent is there unasked");
     agent.kill().expect("it runs");
-    agent.wait().expect("it ends");
+    await_end(&mut agent, "ssh-agent, killed");
 }
 
 fn a_repository(host: &Host) {
