@@ -68,6 +68,19 @@ fn ask_for_names_outside() {
     std::fs::remove_file(&folder).expect("the name of a mounted file can go");
 }
 
+/// Everybody may use KVM and make taps in namespaces of their own, as on an ordinary machine: devices of the calling thread's
+/// mount namespace, which is a test's own ([`in_a_host`]).
+pub fn open_devices() {
+    // From the kernel's list of devices (admin-guide/devices.txt): misc is 10.
+    for (path, minor) in [("/dev/kvm", 232), ("/dev/net/tun", 200)] {
+        let own = std::env::temp_dir().join(format!("bgr-device-{}-{minor}", std::process::id()));
+        let own = own.display();
+        run(&format!("mknod -m 0666 {own} c 10 {minor}"));
+        run(&format!("mount --bind {own} {path}"));
+        run(&format!("rm {own}"));
+    }
+}
+
 /// All that can be seen of the calling thread's network, byte for byte, as `ip -j` and `nft -j` tell it.
 pub fn picture() -> String {
     let links = run("ip -j addr") + &run("ip -j -4 route show table all") + &run("ip -j -6 route show table all");

@@ -1,7 +1,7 @@
 //! Promise: guests reach the world and nothing private, each other only when allowed; what was made of the host's
 //! network is unmade byte for byte. All in network namespaces that the tests make.
 
-use e2e::netns::{HOST, METADATA, Namespace, PRIVATE, PUBLIC, in_a_host, picture, run};
+use e2e::netns::{HOST, METADATA, Namespace, PRIVATE, PUBLIC, in_a_host, open_devices, picture, run};
 use e2e::{World, needs};
 
 /// A world whose sandboxes hang on a bridge, for a test in a namespace of its own.
@@ -173,7 +173,7 @@ fn without_root_a_guest_reaches_the_world_and_neither_private_networks_nor_the_h
         world.banger(&["vm", "set", "web", "--nat", "on"]).ok();
         assert_eq!(reach(&world, "web", PUBLIC, 80).as_deref(), Some(HOST));
 
-        published_port_answers(&world);
+        published_port_answers(&world, "web");
         let owners = world.owners_of_processes();
         assert!(owners.len() >= 4 && owners.iter().all(|owner| *owner == NOBODY), "{owners:?}");
         // The gateway lives with its guest, not with the daemon.
@@ -190,10 +190,10 @@ fn without_root_a_guest_reaches_the_world_and_neither_private_networks_nor_the_h
 /// The user and group that own nothing (`nobody`).
 const NOBODY: u32 = 65534;
 
-fn published_port_answers(world: &World) {
+fn published_port_answers(world: &World, name: &str) {
     let serve = "mkdir -p /srv && echo hello > /srv/index.html && httpd -p 127.0.0.1:8000 -h /srv";
-    world.banger(&["vm", "exec", "web", "--", "sh", "-c", serve]).ok();
-    let bound = world.vm("web")["ports"][0].as_str().expect("the port is published").to_owned();
+    world.banger(&["vm", "exec", name, "--", "sh", "-c", serve]).ok();
+    let bound = world.vm(name)["ports"][0].as_str().expect("the port is published").to_owned();
     let address: Vec<&str> = bound.rsplitn(2, ':').collect();
     let answer = run(&format!("busybox wget -q -O - http://{}/", address[1]));
     assert_eq!(answer, "hello\n");
@@ -258,4 +258,33 @@ fn firecracker_guests_have_both_networks() {
             assert!(refused(&world, "fc").contains(&(PRIVATE.to_owned(), 80)), "{network}");
         });
     }
+}
+
+#[test]
+fn without_root_firecracker_guests_reach_the_world_and_neither_private_networks_nor_the_host() {
+    let test = "without_root_firecracker_guests_reach_the_world_and_neither_private_networks_nor_the_host";
+    if !needs::firecracker(test) || !needs::root(test) || !needs::program("ip", test) {
+        return;
+    }
+    // Root makes the namespace and opens KVM and taps to everybody in it; the rest is somebody else's.
+    let world = World::firecracker_of_user(NOBODY);
+    in_a_host(move |_outside| {
+        open_devices();
+        let here = Namespace::current();
+        here.serve("127.0.0.1:9001");
+        world.banger(&[&["vm", "run", "-d", "--name", "fc", "-p", "0:8000"], FIRECRACKER].concat()).ok();
+        assert_eq!(world.banger(&["vm", "net", "show", "fc", "--json"]).ok().json()["mode"], "user");
+        // Under emulated KVM a connection takes seconds.
+        let reach = |address, port| reach_within(60, &world, "fc", address, port);
+        assert_eq!(reach(PUBLIC, 80).as_deref(), Some(HOST));
+        for (address, port) in [(PRIVATE, 80), ("10.0.2.2", 9001)] {
+            assert_eq!(reach(address, port), None, "{address}:{port}");
+            assert!(refused(&world, "fc").contains(&(address.to_owned(), u64::from(port))), "{address}:{port}");
+        }
+        published_port_answers(&world, "fc");
+        let owners = world.owners_of_processes();
+        assert!(owners.len() >= 3 && owners.iter().all(|owner| *owner == NOBODY), "{owners:?}");
+        world.kill_daemon();
+        assert_eq!(reach(PUBLIC, 80).as_deref(), Some(HOST), "the gateway lives with its guest");
+    });
 }
