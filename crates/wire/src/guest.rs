@@ -406,6 +406,10 @@ pub struct ExecRequest {
     /// With `login_shell`: all words are quoted, a single one too, and where the guest has `mise` the command gets its tools.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub with_tools: bool,
+    /// A line for the user's shell, as sshd(8) runs one: `$SHELL -c LINE`. An agent that knows this field leaves `argv` alone,
+    /// which says the same at length for older ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

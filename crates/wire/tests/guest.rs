@@ -130,6 +130,7 @@ fn exec_keeps_its_shape() {
             login_shell: true,
             as_image: false,
             with_tools: false,
+            line: None,
         },
     );
     check("window_size", &WindowSize { rows: 50, columns: 132 });

@@ -108,6 +108,9 @@ struct Words {
 }
 
 fn command_words(request: &ExecRequest, shell: &str) -> Words {
+    if let Some(line) = &request.line {
+        return Words { program: shell.to_owned(), name: None, arguments: vec!["-c".to_owned(), line.clone()] };
+    }
     match request.argv.split_first() {
         // A leading dash is how a shell learns that it is a login shell.
         None => {
@@ -263,6 +266,17 @@ mod tests {
     #[test]
     fn nothing_to_run_is_a_login_shell() {
         assert_eq!(words(&[], false), ("/bin/bash".to_owned(), Some("-bash".to_owned()), vec![]));
+    }
+
+    #[test]
+    fn a_line_goes_to_the_users_own_shell_whatever_else_was_said() {
+        let argv = vec!["/bin/sh".to_owned()];
+        let request = ExecRequest { argv, line: Some("a; b".to_owned()), ..ExecRequest::default() };
+        let words = command_words(&request, "/bin/zsh");
+        assert_eq!(
+            (words.program.as_str(), words.name, words.arguments),
+            ("/bin/zsh", None, vec!["-c".into(), "a; b".into()])
+        );
     }
 
     #[test]

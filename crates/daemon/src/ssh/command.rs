@@ -51,9 +51,13 @@ impl Wishes {
         self.terminal = Some((term.to_owned(), size));
     }
 
-    /// As OpenSSH's server does it: the user's shell gets the line with `-c`; no line is a login shell. The agent knows
-    /// the shell, so it goes by way of `$SHELL`.
+    /// As OpenSSH's server does it: the user's shell gets the line with `-c`; no line is a login shell. An agent of an older
+    /// version, which takes no line, goes by way of `$SHELL`.
     pub fn request(&self, user: &str, what: What) -> ExecRequest {
+        let line = match &what {
+            What::Line(line) => Some(line.clone()),
+            What::Shell | What::Sftp => None,
+        };
         let by_shell = |line: String| ["/bin/sh", "-c", r#"exec "${SHELL:-/bin/sh}" -c "$0""#, &line].map(String::from);
         let argv = match what {
             What::Shell => Vec::new(),
@@ -68,6 +72,7 @@ impl Wishes {
             tty: self.terminal.as_ref().map(|(_, size)| *size),
             term: self.terminal.as_ref().map(|(term, _)| term.clone()),
             stdin: true,
+            line,
             ..ExecRequest::default()
         }
     }
@@ -180,6 +185,7 @@ mod tests {
     fn a_line_reaches_the_users_shell_in_one_piece() {
         let request = Wishes::default().request("root", What::Line("echo \"$0\" 'a b'".into()));
         assert_eq!(request.argv.last().map(String::as_str), Some("echo \"$0\" 'a b'"));
+        assert_eq!(request.line, request.argv.last().cloned(), "the same for both kinds of agents");
         assert!(request.tty.is_none() && request.stdin);
     }
 }
