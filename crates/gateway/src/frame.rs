@@ -155,7 +155,7 @@ pub fn datagram(from: SocketAddrV4, to: u16, payload: &[u8], mac: Mac) -> Option
 }
 
 /// The Internet checksum's sum (RFC 1071).
-fn sum(bytes: &[u8], start: u32) -> u16 {
+pub(crate) fn sum(bytes: &[u8], start: u32) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
     let mut total = words.fold(start, |total, word| {
         let total = total.wrapping_add(word);

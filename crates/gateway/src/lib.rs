@@ -14,6 +14,7 @@
 
 pub mod control;
 pub mod frame;
+pub mod fuzzing;
 pub mod gateway;
 pub mod link;
 pub mod names;
