@@ -13,7 +13,7 @@ mod input;
 mod output;
 mod socket;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Path, Socket};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::is_echo;
 use crate::terminal::{self, RawMode};
@@ -50,7 +50,12 @@ pub struct Session {
 
 impl Session {
     pub async fn open(client: &Client, vm: &str, request: &ExecRequest) -> Outcome<Self> {
-        let socket = client.exec(vm).await?;
+        let (socket, _) = client.exec(Path::vm(vm).then("exec")).await?;
+        Session::begin(socket, vm, request).await
+    }
+
+    /// On a socket that is open already.
+    pub async fn begin(socket: Socket, vm: &str, request: &ExecRequest) -> Outcome<Self> {
         let (outgoing, incoming) = socket::open(socket, request).await.map_err(|error| lost(vm, error))?;
         let (reads_stdin, has_terminal) = (request.stdin, request.tty.is_some());
         Ok(Session { vm: vm.to_owned(), outgoing, incoming, reads_stdin, has_terminal })

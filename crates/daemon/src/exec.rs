@@ -12,7 +12,7 @@ pub mod simulated;
 
 use crate::app::{App, HostKind};
 use crate::guest;
-use crate::server::{Named, Refusal, guest_fault};
+use crate::server::{Named, Query, Refusal, asked_for, guest_fault};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +25,7 @@ use hyper_util::rt::TokioIo;
 use model::lifecycle::{Answer, Reason, Request as Wish, answer};
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use wire::control::{ExecQuery, WORKSPACE_HEADER};
 use wire::{Fault, FaultKind};
 
 /// 64 KiB each way: one exec frame, so that a full pipe moves a frame at a time.
@@ -43,17 +44,28 @@ const HANDSHAKE: &[HeaderName] = &[
 ];
 
 /// Talks to a command in a guest through a WebSocket (`wire::guest`)
-#[utoipa::path(get, path = "/v1/vms/{ref}/exec", tag = "vms", params(("ref" = String, Path, description = "Name, id or unique prefix of an id")),
-    responses((status = 101, description = "A WebSocket: one text frame with the request, then binary frames that start with a channel byte"), (status = "default", body = Fault)))]
-pub async fn exec(State(app): State<Arc<App>>, reference: Named, mut request: Request) -> Result<Response, Refusal> {
+#[utoipa::path(get, path = "/v1/vms/{ref}/exec", tag = "vms",
+    params(("ref" = String, Path, description = "Name, id or unique prefix of an id"), ExecQuery),
+    responses((status = 101, description = "A WebSocket: one text frame with the request, then binary frames that start with a channel byte; its header `banger-workspace` tells of the workspace that was asked for"), (status = "default", body = Fault)))]
+pub async fn exec(
+    State(app): State<Arc<App>>,
+    reference: Named,
+    Query(query): Query<ExecQuery>,
+    mut request: Request,
+) -> Result<Response, Refusal> {
     let sandbox = app.engine.resolve(&reference.0)?;
     check_runs(&sandbox)?;
     let key = websocket_key(request.headers())?;
     let client = hyper::upgrade::on(&mut request);
-    match app.kind {
-        HostKind::Sim => Ok(answer_simulated(&app, &sandbox, &key, client)),
-        HostKind::Real => splice(&app, &sandbox, request.headers(), client).await,
+    let workspace = asked_for(&app, &sandbox, &query).await?;
+    let mut answer = match app.kind {
+        HostKind::Sim => answer_simulated(&app, &sandbox, &key, client),
+        HostKind::Real => splice(&app, &sandbox, request.headers(), client).await?,
+    };
+    if let Some(told) = workspace {
+        answer.headers_mut().insert(WORKSPACE_HEADER, told);
     }
+    Ok(answer)
 }
 
 pub(crate) fn check_runs(sandbox: &Sandbox) -> Result<(), Refusal> {

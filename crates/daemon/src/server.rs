@@ -45,6 +45,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use wire::{Fault, FaultKind};
+pub use workspaces::asked_for;
 
 /// 256 KiB: a request is a name, a few sizes and some labels.
 const MAX_BODY_BYTES: usize = 256 * 1024;

@@ -11,15 +11,16 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use wire::control::{WORKSPACE_HEADER, WorkspaceStatus};
 use wire::guest::EXEC_FRAME_LIMIT_BYTES;
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 impl Client {
-    /// Opens the conversation with the agent of a sandbox; the first frame is the caller's.
-    pub async fn exec(&self, reference: &str) -> Result<Socket, ClientError> {
+    /// Opens the conversation with the agent of a sandbox; the first frame is the caller's. Answers the workspace that the
+    /// path asks for besides.
+    pub async fn exec(&self, path: Path) -> Result<(Socket, Option<WorkspaceStatus>), ClientError> {
         let key = generate_key();
-        let path = Path::vm(reference).then("exec");
         if path.is_void() {
             return Err(ClientError::Nameless);
         }
@@ -39,8 +40,11 @@ impl Client {
         if accept.as_deref() != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
             return Err(ClientError::Http("its handshake for `exec` is not a WebSocket's".into()));
         }
+        let told = response.headers().get(WORKSPACE_HEADER).map(|told| serde_json::from_slice(told.as_bytes()));
+        let workspace = told.transpose().map_err(ClientError::Json)?;
         let upgraded = hyper::upgrade::on(response).await.map_err(ClientError::Transport)?;
-        Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(limits())).await)
+        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(limits())).await;
+        Ok((socket, workspace))
     }
 }
 

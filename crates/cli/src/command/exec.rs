@@ -5,6 +5,7 @@ use super::complete;
 use super::run::wants_terminal;
 use super::values;
 use super::workspace;
+use crate::client::Path;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::or_cancel;
 use crate::render;
@@ -14,9 +15,9 @@ use clap::Args;
 use clap_complete::ArgValueCandidates;
 use model::UserName;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use wire::FaultKind;
-use wire::control::{PrepareRequest, Sandbox, WorkspaceFacts};
+use wire::control::{FIRST_WORKSPACE, PrepareRequest, WorkspaceFacts, WorkspaceStatus};
 use wire::guest::ExecRequest;
 
 /// Run a command in a running sandbox.
@@ -70,59 +71,93 @@ pub struct EnvArgs {
 
 pub async fn run(context: &Context, args: ExecArgs) -> Outcome {
     let request = request(args.command, args.env, args.tty, args.interactive)?;
-    let work = or_cancel(workspace_of(context, &args.vm, args.guest_path, &request)).await?;
-    if let Some(work) = &work {
-        or_cancel(meet(context, &args.vm, &work.guest_path, args.auto_prepare)).await?;
-    }
-    let request = match work {
-        Some(work) => in_workspace(request, &work),
-        None => request,
+    let Some(folder) = workspace_of(args.guest_path, &request) else {
+        return in_guest(context, &args.vm, &request).await;
     };
-    in_guest(context, &args.vm, &request).await
+    if args.auto_prepare {
+        or_cancel(bring_up_to_date(context, &args.vm, &folder)).await?;
+    }
+    // What was just shipped needs no second look.
+    let look = if args.auto_prepare || context.output.quiet { Look::Away } else { Look::AtHost };
+    in_folder(context, &args.vm, folder, look, request).await
+}
+
+/// A workspace by its folder, or whichever the sandbox has first.
+pub enum Folder {
+    First,
+    Named(String),
+}
+
+/// Does anybody want to know what the host did since its code was shipped?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    AtHost,
+    Away,
+}
+
+impl Folder {
+    fn word(&self) -> &str {
+        match self {
+            Folder::First => FIRST_WORKSPACE,
+            Folder::Named(folder) => folder,
+        }
+    }
+
+    fn is(&self, work: &WorkspaceFacts) -> bool {
+        match self {
+            Folder::First => true,
+            Folder::Named(folder) => work.guest_path == *folder,
+        }
+    }
 }
 
 /// Where a command runs: the folder that was named, else the first workspace for a root who names no folder at all.
 /// Another user has no business in root's home.
-pub async fn workspace_of(
-    context: &Context,
-    vm: &str,
-    folder: Option<String>,
-    request: &ExecRequest,
-) -> Outcome<Option<WorkspaceFacts>> {
+pub fn workspace_of(folder: Option<String>, request: &ExecRequest) -> Option<Folder> {
     let is_root = request.user.as_deref().is_none_or(|user| matches!(user, "root" | "0"));
-    if folder.is_none() && (request.cwd.is_some() || !is_root) {
-        return Ok(None);
+    match folder {
+        Some(folder) => Some(Folder::Named(folder)),
+        None if request.cwd.is_some() || !is_root => None,
+        None => Some(Folder::First),
     }
-    let vm: Sandbox = context.client.get(crate::client::Path::vm(vm)).await?;
-    let mut known = vm.workspaces.into_iter();
-    Ok(match folder {
-        None => known.next(),
-        Some(folder) => {
-            let found = known.find(|work| work.guest_path == folder);
-            found.or_else(|| Some(WorkspaceFacts { guest_path: folder, ..WorkspaceFacts::default() }))
-        }
-    })
 }
 
-/// The host may have moved on since its code was shipped: says so, or ships it again.
-async fn meet(context: &Context, vm: &str, folder: &str, auto_prepare: bool) -> Outcome {
-    let list = workspace::ask(context, vm, false).await?;
-    let Some(status) = list.workspaces.iter().find(|status| status.workspace.guest_path == folder) else {
-        return Ok(());
+/// One call: the daemon opens the way to the guest and tells of the workspace with the same word.
+pub async fn in_folder(context: &Context, vm: &str, folder: Folder, look: Look, request: ExecRequest) -> Outcome {
+    let host = if look == Look::AtHost { "true" } else { "false" };
+    let path = Path::vm(vm).then("exec").query("workspace", folder.word()).query("host", host);
+    let opened = async { Ok(context.client.exec(path).await?) };
+    let (socket, known) = or_cancel(opened).await?;
+    if let Some(status) = known.as_ref().filter(|status| is_behind(status)) {
+        let (folder, word) = (&status.workspace.guest_path, workspace::host_word(status));
+        render::note(&format!("{folder} is not what the host has now ({word}); `--auto-prepare` ships it first"));
+    }
+    let work = known.map(|status| status.workspace).or(match folder {
+        Folder::Named(guest_path) => Some(WorkspaceFacts { guest_path, ..WorkspaceFacts::default() }),
+        Folder::First => None,
+    });
+    let request = match work {
+        Some(work) => in_workspace(request, &work),
+        None => request,
     };
-    match status.host.as_str() {
-        "commits" | "edits" if auto_prepare => {
-            let again =
-                PrepareRequest { guest_path: Some(folder.to_owned()), again: true, ..PrepareRequest::default() };
-            workspace::send(context, vm, &again).await?;
-        }
-        "commits" | "edits" if !context.output.quiet => {
-            let word = workspace::host_word(status);
-            render::note(&format!("{folder} is not what the host has now ({word}); `--auto-prepare` ships it first"));
-        }
-        _ => {}
+    let session = or_cancel(Session::begin(socket, vm, &request)).await?;
+    session::finish(vm, session.run().await?)
+}
+
+/// Ships the code of this host again where it has moved on.
+async fn bring_up_to_date(context: &Context, vm: &str, folder: &Folder) -> Outcome {
+    let list = workspace::ask(context, vm, false).await?;
+    let found = list.workspaces.iter().find(|status| folder.is(&status.workspace));
+    if let Some(status) = found.filter(|status| is_behind(status)) {
+        let guest_path = Some(status.workspace.guest_path.clone());
+        let again = PrepareRequest { guest_path, again: true, ..PrepareRequest::default() };
+        workspace::send(context, vm, &again).await?;
     }
     Ok(())
+}
+
+fn is_behind(status: &WorkspaceStatus) -> bool {
+    matches!(status.host.as_str(), "commits" | "edits")
 }
 
 /// In a folder, as a person who logged in there would run it.
@@ -189,11 +224,11 @@ fn file_variables(text: &str) -> Result<Vec<(String, String)>, usize> {
     lines.map(read).collect()
 }
 
-fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
+fn unreadable(file: &std::path::Path, error: &std::io::Error) -> Failure {
     Failure::new(FaultKind::Invalid, format!("cannot read the variables in `{}`: {error}", file.display()))
 }
 
-fn bad_line(file: &Path, line: usize) -> Failure {
+fn bad_line(file: &std::path::Path, line: usize) -> Failure {
     Failure::new(FaultKind::Invalid, format!("cannot read line {line} of `{}`: it is not NAME=VALUE", file.display()))
 }
 

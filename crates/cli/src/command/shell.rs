@@ -1,9 +1,8 @@
 //! `banger vm shell`: a shell in a sandbox that runs.
 
-use super::exec::{self, EnvArgs};
+use super::exec::{self, EnvArgs, Look};
 use super::{Context, complete};
 use crate::failure::Outcome;
-use crate::interrupt::or_cancel;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use model::UserName;
@@ -26,9 +25,8 @@ pub struct ShellArgs {
 pub async fn run(context: &Context, args: ShellArgs) -> Outcome {
     let env = EnvArgs { user: args.user, ..EnvArgs::default() };
     let request = exec::request(Vec::new(), env, false, true)?;
-    let request = match or_cancel(exec::workspace_of(context, &args.vm, None, &request)).await? {
-        Some(work) => exec::in_workspace(request, &work),
-        None => request,
-    };
-    exec::in_guest(context, &args.vm, &request).await
+    match exec::workspace_of(None, &request) {
+        Some(folder) => exec::in_folder(context, &args.vm, folder, Look::Away, request).await,
+        None => exec::in_guest(context, &args.vm, &request).await,
+    }
 }

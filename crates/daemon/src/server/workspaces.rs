@@ -16,7 +16,7 @@ use crate::workspace::repository_config::{self, Consents, RepositoryConfig};
 use crate::workspace::tools::{Tool, pinned};
 use crate::workspace::{Preparation, Source, Wish};
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use engine::Sandbox;
 use engine::host::{Report, Watch};
@@ -26,8 +26,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use wire::control::{
-    ConsentRequest, Event, GuestSide, PlanRequest, PrepareRequest, Prepared, ToolFacts, WorkspaceList,
-    WorkspaceListRequest, WorkspacePlan, WorkspaceStatus,
+    ConsentRequest, Event, ExecQuery, FIRST_WORKSPACE, GuestSide, PlanRequest, PrepareRequest, Prepared, ToolFacts,
+    WorkspaceList, WorkspaceListRequest, WorkspacePlan, WorkspaceStatus,
 };
 use wire::guest::WorkspaceState;
 use wire::{Fault, FaultKind};
@@ -153,6 +153,23 @@ pub async fn list(
         workspaces.push(status(record, host, guest));
     }
     Ok(axum::Json(WorkspaceList { workspaces }))
+}
+
+/// The workspace that an `exec` asks for, as a header's value; absent where the sandbox has none such.
+pub async fn asked_for(app: &Arc<App>, sandbox: &Sandbox, query: &ExecQuery) -> Result<Option<HeaderValue>, Refusal> {
+    let Some(wanted) = &query.workspace else { return Ok(None) };
+    let found = sandbox.workspaces.iter().find(|work| wanted == FIRST_WORKSPACE || work.guest_path == *wanted);
+    let Some(record) = found else { return Ok(None) };
+    let told = match query.host {
+        true => {
+            let looked_at = record.clone();
+            status(record, app.ask(move |_| Ok(host_side(&looked_at))).await?, None)
+        }
+        false => WorkspaceStatus { workspace: convert::workspace(record), ..WorkspaceStatus::default() },
+    };
+    // The one control character that JSON leaves as it is and a header cannot hold (RFC 9110, 5.5).
+    let text = serde_json::to_string(&told).expect("facts are plain data").replace('\u{7f}', "\\u007f");
+    Ok(Some(HeaderValue::from_bytes(text.as_bytes()).expect("JSON has no other control characters")))
 }
 
 async fn guest_side(app: &App, sandbox: &Sandbox, record: &Workspace) -> Option<GuestSide> {

@@ -132,11 +132,27 @@ pub struct WorkspaceListRequest {
     pub guest: bool,
 }
 
+/// The header of the answer to `exec` that tells of the workspace which was asked for: a [`WorkspaceStatus`] as JSON. It is
+/// absent where the sandbox has no such workspace.
+pub const WORKSPACE_HEADER: &str = "banger-workspace";
+/// The first workspace of a sandbox, whatever its folder is.
+pub const FIRST_WORKSPACE: &str = "first";
+
+/// What an `exec` wants to know of the workspace that its command belongs in, before the command starts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[serde(default)]
+pub struct ExecQuery {
+    /// Tell of this workspace: a folder of the guest, or `first`.
+    pub workspace: Option<String>,
+    /// Look what the host did since, too; else nothing is told of that.
+    pub host: bool,
+}
+
 /// A workspace, and how far host and guest have moved apart since it was shipped.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorkspaceStatus {
     pub workspace: WorkspaceFacts,
-    /// `same`, `commits`, `edits` or `gone`.
+    /// `same`, `commits`, `edits` or `gone`; empty where nobody looked.
     pub host: String,
     /// Commits that the host has on top, where they follow one another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
