@@ -49,7 +49,8 @@ fn whatever_a_guest_sends_it_hears_whole_frames_or_nothing() {
     for (path, seed) in paths.iter().zip(&corpus) {
         frames(seed);
         for number in 0..MUTATIONS {
-            let case = dice.mutate(seed, &corpus[dice.roll(corpus.len())]);
+            let other = dice.roll(corpus.len());
+            let case = dice.mutate(seed, &corpus[other]);
             if std::panic::catch_unwind(|| frames(&case)).is_err() {
                 let kept = std::env::temp_dir().join(format!("frames-{number}.case"));
                 std::fs::write(&kept, &case).expect("the case can be kept");

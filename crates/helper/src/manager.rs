@@ -87,7 +87,7 @@ impl Manager {
     fn configured(&self) -> Option<String> {
         let before = BEFORE.iter().flat_map(|folder| self.snippets(folder));
         let files = before.chain([self.root.join(MAIN)]).chain(self.snippets(AFTER));
-        files.filter_map(|path| dns_of(&read(&path)?)).last()
+        files.filter_map(|path| dns_of(&read(&path)?)).next_back()
     }
 
     fn snippets(&self, folder: &str) -> Vec<PathBuf> {

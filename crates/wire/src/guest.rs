@@ -71,6 +71,7 @@ mod workspace;
 
 pub use workspace::*;
 
+pub mod window;
 pub mod work;
 
 use serde::{Deserialize, Serialize};

@@ -87,6 +87,8 @@ pub fn pid_of(child: &Child) -> Pid {
 #[track_caller]
 fn hear_out(mut child: Child, what: &str) -> (ExitStatus, Vec<u8>, Vec<u8>) {
     let end = Instant::now() + DEADLINE;
+    // Who reads its input to the end would never come to it.
+    drop(child.stdin.take());
     let stdout = child.stdout.take().map(hear);
     let stderr = child.stderr.take().map(hear);
     let (stdout, whole) = stdout.map_or((Vec::new(), true), |pieces| collect(&pieces, end));

@@ -5,9 +5,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::{Error, Message};
+use wire::guest::window::{InputWindow, read_bytes};
 use wire::guest::{
     CHANNEL_CLOSE, CHANNEL_RESIZE, CHANNEL_SIGNAL, CHANNEL_STATUS, CHANNEL_STDERR, CHANNEL_STDIN, CHANNEL_STDOUT,
     ExecRequest, ExecStatus, WindowSize,
@@ -27,8 +28,9 @@ pub async fn open(mut socket: Socket, request: &ExecRequest) -> Result<(Outgoing
     let (sink, stream) = socket.split();
     let (frames, next_frame) = mpsc::channel(FRAMES);
     let (words, next_word) = mpsc::channel(WORDS);
-    tokio::spawn(send(sink, next_frame, next_word));
-    Ok((Outgoing { frames, words }, Incoming { stream }))
+    let (read, told) = watch::channel(0);
+    tokio::spawn(send(sink, next_frame, next_word, told));
+    Ok((Outgoing { frames, words }, Incoming { stream, read }))
 }
 
 /// Our half; whoever drops it last closes the socket.
@@ -77,18 +79,27 @@ async fn send(
     mut sink: SplitSink<Socket, Message>,
     mut frames: mpsc::Receiver<Bytes>,
     mut words: mpsc::Receiver<Bytes>,
+    mut read: watch::Receiver<u64>,
 ) {
+    let mut window = InputWindow::default();
     loop {
         let next = tokio::select! {
             biased;
             word = words.recv() => word,
-            Some(frame) = frames.recv() => Some(frame),
+            Ok(()) = read.changed() => {
+                window.note_read(*read.borrow_and_update());
+                continue;
+            }
+            Some(frame) = frames.recv(), if window.has_room() => Some(frame),
         };
         match next {
             Some(bytes) if !bytes.is_empty() => {
-                // The reader sees the broken connection, too, and says so.
-                if sink.send(Message::Binary(bytes)).await.is_err() {
-                    return;
+                let ping = window.note_sent(bytes.len()).map(|payload| Message::Ping(payload.to_vec().into()));
+                for message in [Message::Binary(bytes)].into_iter().chain(ping) {
+                    // The reader sees the broken connection, too, and says so.
+                    if sink.send(message).await.is_err() {
+                        return;
+                    }
                 }
             }
             _ => {
@@ -115,6 +126,8 @@ pub enum Word {
 /// The guest's half.
 pub struct Incoming {
     stream: SplitStream<Socket>,
+    /// How much of our input it has read.
+    read: watch::Sender<u64>,
 }
 
 impl Incoming {
@@ -128,6 +141,11 @@ impl Incoming {
             let mut frame = match message {
                 Message::Binary(frame) if !frame.is_empty() => frame,
                 Message::Close(_) => return Err(ClientError::Broken),
+                Message::Pong(told) => {
+                    // Nobody sends any more: then nobody waits for room.
+                    let _ = self.read.send(read_bytes(&told));
+                    continue;
+                }
                 _ => continue,
             };
             let payload = frame.split_off(1);

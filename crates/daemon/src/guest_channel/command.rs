@@ -4,8 +4,10 @@ use super::{Guest, GuestError, GuestStream};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
+use wire::guest::window::{InputWindow, read_bytes};
 use wire::guest::{self, ExecRequest, ExecStatus, WindowSize};
 use wire::{Fault, FaultKind};
 
@@ -14,8 +16,17 @@ pub struct Command {
     pub output: CommandOutput,
 }
 
-pub struct CommandInput(SplitSink<WebSocketStream<GuestStream>, Message>);
-pub struct CommandOutput(SplitStream<WebSocketStream<GuestStream>>);
+pub struct CommandInput {
+    sink: SplitSink<WebSocketStream<GuestStream>, Message>,
+    window: InputWindow,
+    read: watch::Receiver<u64>,
+}
+
+pub struct CommandOutput {
+    stream: SplitStream<WebSocketStream<GuestStream>>,
+    /// How much of the input the guest has read.
+    read: watch::Sender<u64>,
+}
 
 #[derive(Debug)]
 pub enum CommandEvent {
@@ -34,8 +45,10 @@ pub(super) async fn start(guest: &Guest, request: &ExecRequest) -> Result<Comman
     let (mut socket, _) = opening.await.map_err(|source| refusal(guest, source))?;
     let request = serde_json::to_string(request).expect("a request is plain data");
     socket.send(Message::text(request)).await.map_err(|source| guest.broken("exec", source))?;
-    let (input, output) = socket.split();
-    Ok(Command { input: CommandInput(input), output: CommandOutput(output) })
+    let (sink, stream) = socket.split();
+    let (read, told) = watch::channel(0);
+    let input = CommandInput { sink, window: InputWindow::default(), read: told };
+    Ok(Command { input, output: CommandOutput { stream, read } })
 }
 
 fn refusal(guest: &Guest, error: tungstenite::Error) -> GuestError {
@@ -49,10 +62,17 @@ fn refusal(guest: &Guest, error: tungstenite::Error) -> GuestError {
 }
 
 impl CommandInput {
-    /// Waits while the command does not read.
+    /// Waits while the command does not read. Its output has to be taken meanwhile: what it has read is told there.
     pub async fn stdin(&mut self, data: &[u8]) -> Result<(), tungstenite::Error> {
         for chunk in data.chunks(guest::EXEC_CHUNK_BYTES) {
+            while !self.window.has_room() {
+                self.read.changed().await.map_err(|_| tungstenite::Error::ConnectionClosed)?;
+                self.window.note_read(*self.read.borrow_and_update());
+            }
             self.send(guest::CHANNEL_STDIN, chunk).await?;
+            if let Some(payload) = self.window.note_sent(chunk.len()) {
+                self.sink.send(Message::Ping(payload.to_vec().into())).await?;
+            }
         }
         Ok(())
     }
@@ -74,7 +94,7 @@ impl CommandInput {
         let mut frame = Vec::with_capacity(payload.len() + 1);
         frame.push(channel);
         frame.extend_from_slice(payload);
-        self.0.send(Message::binary(frame)).await
+        self.sink.send(Message::binary(frame)).await
     }
 }
 
@@ -82,8 +102,13 @@ impl CommandOutput {
     /// A connection that ends without a status is a guest that went away.
     pub async fn next(&mut self) -> CommandEvent {
         loop {
-            let frame = match self.0.next().await {
+            let frame = match self.stream.next().await {
                 Some(Ok(Message::Binary(frame))) => frame,
+                Some(Ok(Message::Pong(told))) => {
+                    // Nobody sends any more: then nobody waits for room.
+                    let _ = self.read.send(read_bytes(&told));
+                    continue;
+                }
                 Some(Ok(Message::Close(_))) | None => return lost("the guest went away"),
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return lost(&format!("the connection to the guest broke: {error}")),

@@ -64,6 +64,40 @@ async fn streams_stay_apart_and_the_status_comes_back() {
     assert_eq!((out.as_str(), err.as_str(), status), ("out\n", "err\n", Some(ExecStatus::Exited { code: 42 })));
 }
 
+/// What the answer to `exec` tells of a workspace.
+async fn told(rig: &Rig, query: &str) -> Option<wire::control::WorkspaceStatus> {
+    let mut request = upgrade("web");
+    *request.uri_mut() = format!("/v1/vms/web/exec{query}").parse().unwrap();
+    let response = rig.send_request(request).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let header = response.headers().get(wire::control::WORKSPACE_HEADER)?;
+    Some(serde_json::from_slice(header.as_bytes()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_to_a_command_tells_of_its_workspace() {
+    let rig = Rig::new().await;
+    let made = rig.create("web").await;
+    let id = made["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(told(&rig, "?workspace=first&host=true").await, None, "it has none");
+    let shipped = |guest_path: &str| {
+        // A name that no header could hold as it is.
+        let env = serde_json::json!({ "ODD": "a\u{7f}ä\n" });
+        let facts = serde_json::json!({ "guest_path": guest_path, "host_path": "/gone/from/here", "head_commit": null, "env": env });
+        serde_json::from_value(facts).unwrap()
+    };
+    for guest_path in ["/root/one", "/root/two"] {
+        rig.app.engine.record_workspace(&id, shipped(guest_path)).unwrap();
+    }
+    let first = told(&rig, "?workspace=first").await.unwrap();
+    assert_eq!((first.workspace.guest_path.as_str(), first.host.as_str()), ("/root/one", ""), "nobody looked");
+    assert_eq!(first.workspace.env["ODD"], "a\u{7f}ä\n");
+    let second = told(&rig, "?workspace=%2Froot%2Ftwo&host=true").await.unwrap();
+    assert_eq!((second.workspace.guest_path.as_str(), second.host.as_str()), ("/root/two", "gone"));
+    assert_eq!(told(&rig, "?workspace=%2Froot%2Fthree").await, None);
+    assert_eq!(told(&rig, "").await, None, "who asks for none hears of none");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stdin_reaches_the_command_until_its_end() {
     let rig = Rig::new().await;
