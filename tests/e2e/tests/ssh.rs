@@ -156,8 +156,11 @@ fn the_openssh_clients_work_with_a_debian_that_has_no_network_and_no_use_for_its
     assert_eq!(host.in_guest("cat /proc/1/comm; ls /sys/class/net"), "systemd\nlo\n");
 }
 
+/// Its name, for who reads why the test failed.
+type Step = (&'static str, fn(&Host));
+
 fn the_matrix(host: &Host) {
-    let steps: [(&str, fn(&Host)); 7] = [
+    let steps: [Step; 7] = [
         ("commands and their ends", commands_and_their_ends),
         ("a terminal", a_terminal),
         ("files both ways", files_both_ways),
