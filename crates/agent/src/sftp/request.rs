@@ -373,6 +373,8 @@ mod tests {
     fn a_tilde_is_a_home() {
         assert_eq!(expand(Path::new("a/~b")), Path::new("a/~b"));
         assert_eq!(expand(Path::new("~no-such-user/x")), Path::new("~no-such-user/x"));
-        assert_eq!(expand(Path::new("~root/x")), Path::new("/root/x"));
+        // Only root's agent serves another user's files.
+        let home = if rustix::process::geteuid().is_root() { "/root/x" } else { "~root/x" };
+        assert_eq!(expand(Path::new("~root/x")), Path::new(home));
     }
 }
