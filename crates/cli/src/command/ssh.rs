@@ -57,10 +57,11 @@ pub async fn prepare(context: &Context, args: SshArgs) -> Outcome<Session> {
         true => ssh_config::direct_options(context, &sandbox).await?,
         false => ssh_config::options(context).await?,
     };
+    // Before the options, which name root: to ssh the first word counts.
+    ssh.args(args.user.iter().flat_map(|user| ["-l", user.as_str()]));
     for (name, value) in options {
         ssh.arg("-o").arg(format!("{name}={value}"));
     }
-    ssh.args(args.user.iter().flat_map(|user| ["-l", user.as_str()]));
     ssh.args(args.local.iter().flat_map(|forward| ["-L", forward]));
     ssh.args(args.remote.iter().flat_map(|forward| ["-R", forward]));
     ssh.args(args.agent.then_some("-A")).args(args.tty.then_some("-t"));
