@@ -26,6 +26,7 @@ pub mod locks;
 pub mod prepare;
 pub mod quote;
 pub mod repository_config;
+pub mod settings;
 pub mod ship;
 pub mod state;
 pub mod tools;

@@ -9,6 +9,9 @@ use super::prepare::Preparation;
 use super::ship::{Shipped, ship, ship_delta};
 use crate::app::{App, HostKind};
 use crate::guest::{self, GuestError};
+use crate::home::limits::SMALL_BYTES;
+use crate::home::live::LiveTree;
+use crate::home::tree::read_small;
 use bytes::{Bytes, BytesMut};
 use engine::Sandbox;
 use engine::host::{Report, Unit, Watch};
@@ -16,7 +19,7 @@ use model::workspace::Workspace;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use wire::guest::Placed;
@@ -47,7 +50,10 @@ pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &
     let record = sandbox.workspaces.iter().find(|workspace| workspace.guest_path == path);
     let file = app.layout.shipped(&sandbox.id, folder_number(path));
     let manifest = Manifest::take(preparation, format!("{:016x}", app.host.clock.random()));
-    let changes = delta(preparation, record, Manifest::read(&file), &manifest);
+    let mut changes = delta(preparation, record, Manifest::read(&file), &manifest);
+    if let Some(changes) = changes.as_mut().filter(|changes| !changes.settings.is_empty()) {
+        changes.guest_config = guest_config(app, sandbox, path);
+    }
     let journey = Journey { app, sandbox, preparation, scratch: scratch.path(), watch, id: &manifest.id };
     let (shipped, placed) = match changes.as_ref().map(|changes| journey.go(Some(changes))) {
         // The guest's disk is older or newer than what we remember: it gets everything.
@@ -65,6 +71,16 @@ pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &
     app.homes.nudge();
     tracing::info!(vm = %name, path, files = shipped.files, bytes = shipped.bytes, "shipped a workspace");
     Ok(Delivered { workspace, shipped, placed })
+}
+
+/// What the guest's repository is set to; none where nobody tells.
+fn guest_config(app: &App, sandbox: &Sandbox, path: &str) -> Option<Vec<u8>> {
+    if app.kind != HostKind::Real {
+        return None;
+    }
+    let end = Instant::now() + PIECE_WITHIN;
+    let mut tree = LiveTree::new(&app.layout.vsock(&sandbox.id), path, Handle::current(), end);
+    read_small(&mut tree, &[(b".git/config".to_vec(), SMALL_BYTES)]).ok()?.pop().flatten()
 }
 
 /// Stands for a folder of the guest in the name of a file: FNV-1a, which is the same tomorrow.

@@ -9,6 +9,7 @@ use super::git::Git;
 use super::inspect::{Repository, Source};
 use super::list::Entry;
 use super::prepare::Preparation;
+use super::settings::{self, Change, Settings};
 use model::workspace::{Workspace, WorkspaceMode};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,7 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const HEAD_LINE: &[u8] = b"banger shipped 1\n";
+const HEAD_LINE: &[u8] = b"banger shipped 2\n";
 /// More new commits than this are another history rather than a day's work.
 const MAX_COMMITS: u64 = 500;
 
@@ -37,6 +38,7 @@ type Facts = String;
 pub struct Manifest {
     /// The shipment's name, which the guest's ledger has, too.
     pub id: String,
+    settings: Settings,
     files: BTreeMap<PathBuf, Facts>,
 }
 
@@ -45,20 +47,25 @@ impl Manifest {
     pub fn take(preparation: &Preparation, id: String) -> Manifest {
         let top = preparation.host_path();
         let facts = |path: &PathBuf| Some((path.clone(), facts(&top.join(path).symlink_metadata().ok()?)));
-        Manifest { id, files: preparation.entries.iter().filter_map(|entry| facts(&entry.path)).collect() }
+        let settings = match &preparation.source {
+            Source::Git(repository) => repository.settings.clone(),
+            Source::Folder { .. } => Settings::new(),
+        };
+        Manifest { id, settings, files: preparation.entries.iter().filter_map(|entry| facts(&entry.path)).collect() }
     }
 
     pub fn read(file: &Path) -> Option<Manifest> {
         let bytes = fs::read(file).ok()?;
         let mut lines = bytes.strip_prefix(HEAD_LINE)?.split(|byte| *byte == 0);
-        let id = String::from_utf8(lines.next()?.to_vec()).ok()?;
+        let mut text = || String::from_utf8(lines.next()?.to_vec()).ok();
+        let (id, settings) = (text()?, serde_json::from_str(&text()?).ok()?);
         let entry = |line: &[u8]| {
             let blank = line.iter().position(|byte| *byte == b' ')?;
             let path = PathBuf::from(OsString::from_vec(line[blank + 1..].to_vec()));
             Some((path, String::from_utf8(line[..blank].to_vec()).ok()?))
         };
         let files = lines.filter(|line| !line.is_empty()).map(entry).collect::<Option<_>>()?;
-        Some(Manifest { id, files })
+        Some(Manifest { id, settings, files })
     }
 
     /// Whole, by rename.
@@ -66,7 +73,7 @@ impl Manifest {
         let fresh = file.with_extension("new");
         let mut output = BufWriter::new(fs::File::create(&fresh)?);
         output.write_all(HEAD_LINE)?;
-        write!(output, "{}\0", self.id)?;
+        write!(output, "{}\0{}\0", self.id, serde_json::to_string(&self.settings)?)?;
         for (path, facts) in &self.files {
             output.write_all(facts.as_bytes())?;
             output.write_all(b" ")?;
@@ -98,6 +105,9 @@ pub struct Delta {
     pub removed: Vec<PathBuf>,
     /// The commit that the guest has; none for a plain folder.
     pub known: Option<String>,
+    /// Settings that changed, and the guest's configuration, if somebody looked.
+    pub settings: Vec<Change>,
+    pub guest_config: Option<Vec<u8>>,
 }
 
 /// None where everything has to travel.
@@ -131,7 +141,8 @@ pub fn delta(
     let removed = before.files.keys().filter(|path| !now.files.contains_key(*path)).cloned();
     let changed = changed.cloned().collect();
     let removed = removed.collect();
-    Some(Delta { base: before.id, changed, removed, known })
+    let settings = settings::changes(&before.settings, &now.settings);
+    Some(Delta { base: before.id, changed, removed, known, settings, guest_config: None })
 }
 
 /// The commit of the guest, if what is to be checked out follows it.
@@ -200,7 +211,8 @@ mod tests {
         let names = [&b"a b"[..], b"new\nline", b"\xff"];
         let files =
             names.map(|name| (PathBuf::from(OsString::from_vec(name.to_vec())), "100644:1:2:3.4:5.6".to_owned()));
-        let manifest = Manifest { id: "0123".into(), files: files.into() };
+        let settings = [("user.name".to_owned(), "new\nline".to_owned())].into();
+        let manifest = Manifest { id: "0123".into(), settings, files: files.into() };
         let file = folder.path().join("x.shipped");
         manifest.write(&file).unwrap();
         assert_eq!(Manifest::read(&file), Some(manifest));

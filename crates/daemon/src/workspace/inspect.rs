@@ -1,6 +1,7 @@
 //! What a path is, before any machine is made: a git work tree with its commit, or a plain folder.
 
 use super::git::Git;
+use super::settings::{self, Settings};
 use super::{Result, WorkspaceError};
 use std::path::{Path, PathBuf};
 
@@ -24,15 +25,8 @@ pub struct Repository {
     /// What is checked out; none before the first commit.
     pub head: Option<String>,
     pub object_format: String,
-    /// The URL of `origin`, without a password.
-    pub origin: Option<String>,
-    pub identity: Identity,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Identity {
-    pub name: Option<String>,
-    pub email: Option<String>,
+    /// Those that travel.
+    pub settings: Settings,
 }
 
 impl Source {
@@ -114,11 +108,7 @@ fn repository(top: PathBuf) -> Result<Repository> {
         branch: branch.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned)),
         head: git.line(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?,
         object_format: git.line(["rev-parse", "--show-object-format"])?.unwrap_or_else(|| "sha1".to_owned()),
-        origin: git.line(["config", "--get", "remote.origin.url"])?.map(|url| without_password(&url)),
-        identity: Identity {
-            name: git.line(["config", "--get", "user.name"])?,
-            email: git.line(["config", "--get", "user.email"])?,
-        },
+        settings: settings::read(&git)?,
         top,
         git,
     })
@@ -150,33 +140,5 @@ fn is_its_own(found: &Repository) -> bool {
             named.ok().flatten().is_some_and(|named| same(&own.join(named), &found.top))
         }
         _ => false,
-    }
-}
-
-/// `https://user:secret@host/x` becomes `https://user@host/x`: a guest has no business with the host's secrets.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
-    let Some((user, host)) = authority.rsplit_once('@') else { return url.to_owned() };
-    let user = user.split(':').next().unwrap_or_default();
-    let path = path.map(|path| format!("/{path}")).unwrap_or_default();
-    format!("{scheme}://{user}@{host}{path}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_stays_on_the_host() {
-        for (url, shipped) in [
-            ("https://me:secret@example.org/a/b", "https://me@example.org/a/b"),
-            ("https://example.org/a@b", "https://example.org/a@b"),
-            ("git@example.org:a/b.git", "git@example.org:a/b.git"),
-            ("ssh://git@example.org/a", "ssh://git@example.org/a"),
-            ("/srv/a", "/srv/a"),
-        ] {
-            assert_eq!(without_password(url), shipped);
-        }
     }
 }

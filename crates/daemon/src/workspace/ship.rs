@@ -9,6 +9,7 @@ use super::delta::{self, Delta};
 use super::git::Git;
 use super::inspect::{Repository, Source};
 use super::list::{Entry, Selection, list, submodules};
+use super::settings;
 use super::{Result, WorkspaceError};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, readlinkat};
 use std::collections::BTreeSet;
@@ -77,7 +78,7 @@ pub fn ship_delta(
     shipment.append_bytes(Path::new(wire::guest::REMOVED_LIST), &delta::removed_list(&delta.removed))?;
     if let (Source::Git(repository), Some(known)) = (source, &delta.known) {
         let staged = scratch.join("changes");
-        stage_changes(repository, options, known, &staged)?;
+        stage_changes(repository, options, delta, known, &staged)?;
         shipment.append_tree(&staged.join(".git"), Path::new(".git"))?;
         shipment.shipped.head = repository.head.clone();
     }
@@ -251,7 +252,8 @@ fn stage(repository: &Repository, options: &ShipOptions, staged: &Path) -> Resul
         fetch(repository, &git, commit, options.depth)?;
     }
     point_head(repository, options, &git, commit)?;
-    settings(repository, &git)?;
+    settings::configure(repository, &git)?;
+    info(repository, &git)?;
     // A branch from another commit starts with that commit's tree; otherwise the host's index is the truth.
     match options.from.is_some() && options.from != repository.head {
         true => git.ask(["read-tree", "HEAD"]).map(|_| ()),
@@ -259,9 +261,15 @@ fn stage(repository: &Repository, options: &ShipOptions, staged: &Path) -> Resul
     }
 }
 
-/// Makes what joins the guest's `.git`: its references as they shall be, the host's index, and one pack of what it lacks. Its
-/// configuration stays as it is.
-fn stage_changes(repository: &Repository, options: &ShipOptions, known: &str, staged: &Path) -> Result<()> {
+/// Makes what joins the guest's `.git`: its references as they shall be, the host's index, one pack of what it lacks, and its
+/// configuration if settings of the host changed.
+fn stage_changes(
+    repository: &Repository,
+    options: &ShipOptions,
+    delta: &Delta,
+    known: &str,
+    staged: &Path,
+) -> Result<()> {
     let failed = |source: io::Error| WorkspaceError::Write { path: staged.to_path_buf(), source };
     std::fs::create_dir_all(staged).map_err(failed)?;
     let git = Git::own(staged);
@@ -286,7 +294,19 @@ fn stage_changes(repository: &Repository, options: &ShipOptions, known: &str, st
         }
         None => write("HEAD", format!("{head}\n"))?,
     }
-    std::fs::remove_file(folder.join("config")).map_err(failed)
+    let config = folder.join("config");
+    if delta.settings.is_empty() {
+        return std::fs::remove_file(config).map_err(failed);
+    }
+    if let Some(text) = &delta.guest_config {
+        let own = staged.join("config");
+        std::fs::write(&own, text).map_err(failed)?;
+        if settings::apply(&git, &own, &delta.settings).is_ok() {
+            return std::fs::rename(own, config).map_err(failed);
+        }
+    }
+    // One that is not there, or that git cannot read, is made anew.
+    settings::configure(repository, &git)
 }
 
 /// Exactly the commits that `depth` allows, from the host's own objects, by the protocol git itself uses for strangers.
@@ -314,42 +334,6 @@ fn point_head(repository: &Repository, options: &ShipOptions, git: &Git, commit:
         (None, None) => {}
     }
     Ok(())
-}
-
-/// Settings that change how a status reads, and who commits; nothing that names a program or a secret.
-const KEPT_SETTINGS: &[&str] = &[
-    "core.autocrlf",
-    "core.eol",
-    "core.fileMode",
-    "core.symlinks",
-    "core.safecrlf",
-    "core.sparseCheckout",
-    "core.sparseCheckoutCone",
-    "index.sparse",
-    "status.showUntrackedFiles",
-];
-
-fn settings(repository: &Repository, git: &Git) -> Result<()> {
-    let mut wanted: Vec<(&str, String)> = Vec::new();
-    for key in KEPT_SETTINGS {
-        if let Some(value) = repository.git.line(["config", "--get", key])? {
-            wanted.push((key, value));
-        }
-    }
-    // Inode, device and fractions of a second are the guest's own: without these git would read every file again, and would
-    // take what a filter of the host made (LFS) for an edit.
-    wanted.push(("core.checkStat", "minimal".to_owned()));
-    wanted.push(("core.trustCtime", "false".to_owned()));
-    wanted.extend(repository.identity.name.clone().map(|name| ("user.name", name)));
-    wanted.extend(repository.identity.email.clone().map(|email| ("user.email", email)));
-    if let Some(origin) = &repository.origin {
-        wanted.push(("remote.origin.url", origin.clone()));
-        wanted.push(("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*".to_owned()));
-    }
-    for (key, value) in &wanted {
-        git.ask(["config", key, value])?;
-    }
-    info(repository, git)
 }
 
 fn info(repository: &Repository, git: &Git) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The second shipment: what the host did since is seen, and only that travels.
 
-use crate::rig::Case;
+use crate::rig::{Case, git, try_git};
 use daemon::workspace::delta::{Delta, Manifest, delta};
 use daemon::workspace::drift::{HostSide, host_side};
 use daemon::workspace::ship::ship_delta;
@@ -17,7 +17,12 @@ fn look(case: &Case) -> Preparation {
 
 /// A case whose files have been as they are for a while, shipped once.
 fn shipped() -> (Case, Workspace, Manifest) {
+    shipped_after(|_| ())
+}
+
+fn shipped_after(set_up: impl FnOnce(&Case)) -> (Case, Workspace, Manifest) {
     let case = Case::new();
+    set_up(&case);
     std::thread::sleep(Duration::from_millis(3100));
     let first = look(&case);
     let manifest = Manifest::take(&first, "1".into());
@@ -79,6 +84,55 @@ fn nothing_new_is_next_to_nothing() {
     assert!(changes.changed.is_empty() && changes.removed.is_empty(), "{changes:?}");
     apply(&case, &changes);
     case.compare();
+}
+
+/// What a guest's git says of these, one line each.
+fn told(case: &Case, names: &[&str]) -> Vec<String> {
+    let tell =
+        |name: &&str| String::from_utf8_lossy(&try_git(&case.guest(), &["config", "--get-all", name])).into_owned();
+    names.iter().map(tell).collect()
+}
+
+#[test]
+fn settings_that_changed_since_arrive_and_those_of_the_guest_stay() {
+    let set_up = |case: &Case| {
+        case.git(&["remote", "add", "origin", "https://example.org/old"]);
+        case.git(&["config", "core.eol", "lf"]);
+    };
+    let (case, record, before) = shipped_after(set_up);
+    git(&case.guest(), &["config", "user.email", "guest@example.org"]);
+    git(&case.guest(), &["config", "branch.main.description", "of the guest"]);
+    git(&case.guest(), &["remote", "add", "mine", "https://example.org/mine"]);
+    case.git(&["config", "user.name", "--global"]);
+    case.git(&["remote", "set-url", "origin", "https://me:secret@example.org/new"]);
+    case.git(&["config", "--unset", "core.eol"]);
+    case.git(&["sparse-checkout", "set", "--no-cone", "/file"]);
+    let mut changes = changes(&case, &record, before).expect("changes are enough");
+    changes.guest_config = Some(std::fs::read(case.guest().join(".git/config")).expect("it is there"));
+    apply(&case, &changes);
+    case.compare();
+    let names = ["user.name", "user.email", "remote.origin.url", "core.eol", "core.sparsecheckout", "core.checkstat"];
+    let expected = ["--global\n", "guest@example.org\n", "https://me@example.org/new\n", "", "true\n", "minimal\n"];
+    assert_eq!(told(&case, &names), expected);
+    let own = told(&case, &["branch.main.description", "remote.mine.url"]);
+    assert_eq!(own, ["of the guest\n", "https://example.org/mine\n"]);
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_made_anew_and_one_without_news_stays() {
+    let (case, record, before) = shipped();
+    case.write("file", "edited\n");
+    std::fs::write(case.guest().join(".git/config"), "[[[").expect("a file can be written");
+    let same = changes(&case, &record, before).expect("changes are enough");
+    apply(&case, &same);
+    assert_eq!(std::fs::read_to_string(case.guest().join(".git/config")).expect("it is there"), "[[[");
+    let (case, record, before) = shipped();
+    case.git(&["config", "user.name", "Another"]);
+    let mut changes = changes(&case, &record, before).expect("changes are enough");
+    changes.guest_config = Some(b"[[[".to_vec());
+    apply(&case, &changes);
+    case.compare();
+    assert_eq!(told(&case, &["user.name", "user.email"]), ["Another\n", "person@example.org\n"]);
 }
 
 #[test]
