@@ -19,7 +19,7 @@ pub mod disk;
 mod excluded;
 #[doc(hidden)]
 pub mod fuzzing;
-mod index;
+pub mod index;
 mod land;
 pub mod live;
 mod manifest;

@@ -306,5 +306,11 @@ pub fn fault(error: &HomeError) -> Fault {
         HomeError::Disk { .. } | HomeError::Store { .. } => FaultKind::HostUnfit,
         HomeError::Git { .. } => FaultKind::Invalid,
     };
-    Fault::new(kind, error.to_string()).with_sources(error)
+    let fault = Fault::new(kind, error.to_string()).with_sources(error);
+    match error {
+        HomeError::Store { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            fault.with_hint(crate::workspace::MAKE_ROOM)
+        }
+        _ => fault,
+    }
 }

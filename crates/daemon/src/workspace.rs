@@ -43,17 +43,25 @@ use wire::{Fault, FaultKind};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
-    #[error("cannot ship `{path}`: it is not there")]
+    #[error("cannot ship `{}`: it is not there", quote::quote(path))]
     Missing { path: PathBuf },
-    #[error("cannot ship `{path}`: it is no folder")]
+    #[error("cannot ship `{}`: it is no folder", quote::quote(path))]
     NoFolder { path: PathBuf },
     #[error("cannot ship `{path}`: it is a bare repository, which has no files to work on")]
     Bare { path: PathBuf },
     #[error("cannot ship `{path}`: its `.git` leads to no repository")]
     BrokenWorktree { path: PathBuf },
+    #[error("cannot ship `{path}`: its `{name}` is no file")]
+    Special { path: PathBuf, name: PathBuf },
+    #[error("cannot ship `{path}`: its index names `{}`, which is no file of a work tree", quote::quote(name))]
+    OddName { path: PathBuf, name: PathBuf },
+    #[error("cannot ship `{path}`: its HEAD leads to no commit, and is not that of a fresh repository")]
+    BrokenHead { path: PathBuf },
+    #[error("cannot ship `{path}`: git took more than {} s", within.as_secs())]
+    Late { path: PathBuf, within: std::time::Duration },
     #[error("cannot ship `{path}`: another folder's repository claims it")]
     Claimed { path: PathBuf },
-    #[error("cannot ship `{path}`: its name is no plain text")]
+    #[error("cannot ship `{}`: its name is no plain text", quote::quote(path))]
     NoText { path: PathBuf },
     #[error("cannot make a branch of `{path}`: it is no git repository")]
     NoRepository { path: PathBuf },
@@ -69,11 +77,14 @@ pub enum WorkspaceError {
     Git { path: PathBuf, said: String },
     #[error("cannot run git")]
     NoGit { source: std::io::Error },
-    #[error("cannot read `{path}`")]
+    #[error("cannot read `{}`", quote::quote(path))]
     Read { path: PathBuf, source: std::io::Error },
     #[error("cannot write the archive of `{path}`")]
     Write { path: PathBuf, source: std::io::Error },
 }
+
+/// For whoever finds the host's disk full.
+pub const MAKE_ROOM: &str = "make room on this machine; `banger system df` shows what takes it";
 
 pub type Result<T> = std::result::Result<T, WorkspaceError>;
 
@@ -90,10 +101,17 @@ impl From<WorkspaceError> for Fault {
             E::NoFolder { .. } => (FaultKind::Invalid, Some("name the folder that it lies in")),
             E::Bare { .. } => (FaultKind::Invalid, Some("`git worktree add` makes one that has files")),
             E::BrokenWorktree { .. } => (FaultKind::Invalid, Some("`git worktree repair` may mend it")),
+            E::Special { .. } => (FaultKind::Refused, Some("a git folder holds files and folders alone")),
+            E::OddName { .. } => (FaultKind::Refused, Some("`git read-tree HEAD` makes an index of what is committed")),
+            E::BrokenHead { .. } => (FaultKind::Invalid, Some("`git fsck` and `git reflog` there tell more")),
+            E::Late { .. } => (FaultKind::TimedOut, Some("`git status` there shows what holds it up")),
             E::Claimed { .. } => {
                 (FaultKind::Refused, Some("`core.worktree` in its git folder has to name this very folder"))
             }
-            E::NoText { .. } | E::NoBranchName { .. } => (FaultKind::Invalid, None),
+            E::NoText { .. } => (FaultKind::Invalid, Some("another name for that folder helps")),
+            E::NoBranchName { .. } => {
+                (FaultKind::Invalid, Some("`git check-ref-format --branch NAME` tells what is one"))
+            }
             E::Config { .. } => (FaultKind::Invalid, Some("`--ignore-config` goes without it")),
             E::NoRepository { .. } => (FaultKind::Invalid, Some("leave `--branch` and `--from` out")),
             E::TooLarge { .. } => {
@@ -101,7 +119,12 @@ impl From<WorkspaceError> for Fault {
             }
             E::NoSuchReference { .. } => (FaultKind::NotFound, Some("`git rev-parse --verify` tells what there is")),
             E::NoGit { .. } => (FaultKind::HostUnfit, Some("install `git`")),
-            E::Git { .. } | E::Read { .. } => (FaultKind::HostUnfit, None),
+            E::Git { said, .. } if said.contains(git::NO_ROOM) => (FaultKind::HostUnfit, Some(MAKE_ROOM)),
+            E::Git { .. } => (FaultKind::HostUnfit, Some("`git fsck` there tells more")),
+            E::Read { .. } => (FaultKind::HostUnfit, Some("whoever runs `bangerd` has to be able to read all of it")),
+            E::Write { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                (FaultKind::HostUnfit, Some(MAKE_ROOM))
+            }
             E::Write { .. } => (FaultKind::Internal, None),
         };
         let fault = Fault::new(kind, error.to_string()).with_sources(&error);

@@ -4,7 +4,7 @@
 //! The targets of `fuzz/` are one line each; `tests/fuzz_corpus.rs` replays the corpus that is checked in, and mutations
 //! of it that are the same in every run. None of them starts a git: what git reads of a guest, git's own fuzzers read.
 
-use super::answer::Answer;
+pub use super::answer::Answer;
 use super::disk::DiskTree;
 use super::excluded::Excluded;
 use super::manifest::{Manifest, is_refused_name};

@@ -4,6 +4,7 @@
 //! split index) makes the whole unreadable, and then every file is looked at.
 
 use super::limits;
+use super::quarantine::Hash;
 use wire::guest::work::PATH_LIMIT_BYTES;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +70,34 @@ pub fn parse(bytes: &[u8], object_bytes: usize) -> Result<Vec<IndexEntry>, Index
     }
     extensions(&mut rest, object_bytes)?;
     Ok(entries)
+}
+
+/// The same index without what it remembers of trees, and so without what says where such memories lie; none where it
+/// cannot be read. Version and entries stay.
+pub fn without_trees(bytes: &[u8], hash: Hash) -> Option<Vec<u8>> {
+    let mut rest = Cursor { bytes, at: 8 };
+    let version = u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let mut before = Vec::new();
+    for _ in 0..rest.word().ok()? {
+        before = entry(&mut rest, version, hash.bytes(), &before).ok()?.path;
+    }
+    let mut kept = bytes.get(..rest.at)?.to_vec();
+    while bytes.len() - rest.at > hash.bytes() {
+        let start = rest.at;
+        let name = rest.take(4).ok()?.to_vec();
+        let length = rest.word().ok()? as usize;
+        rest.take(length).ok()?;
+        if !matches!(name.as_slice(), b"TREE" | b"EOIE" | b"IEOT") {
+            kept.extend(&bytes[start..rest.at]);
+        }
+    }
+    let mut hasher = hash.begin();
+    hasher.update(&kept);
+    let sum = hasher.finish();
+    let byte = |at: usize| u8::from_str_radix(&sum[2 * at..2 * at + 2], 16).ok();
+    let sum: Option<Vec<u8>> = (0..hash.bytes()).map(byte).collect();
+    kept.extend(sum?);
+    Some(kept)
 }
 
 fn entry(rest: &mut Cursor, version: u32, object_bytes: usize, before: &[u8]) -> Result<IndexEntry, IndexError> {

@@ -152,7 +152,6 @@ fn bring(host: &Repository, quarantine: &Quarantine, present: &BTreeMap<String, 
     if let Some(proven) = proven {
         deliver(host, &proven, &objects_folder)?;
     }
-    let _ = fs::remove_dir_all(scratch.folder());
     Ok(())
 }
 
@@ -200,10 +199,16 @@ fn install(from: &Path, folder: &Path) -> io::Result<()> {
     let name = from.file_name().expect("a pack has a name");
     // A name that git's gc clears away should we be killed here.
     let partial = folder.join(format!("tmp_banger_{}", name.to_string_lossy()));
-    fs::copy(from, &partial)?;
-    fs::set_permissions(&partial, fs::Permissions::from_mode(0o444))?;
-    fs::File::open(&partial)?.sync_all()?;
-    fs::rename(&partial, folder.join(name))
+    let install = || {
+        fs::copy(from, &partial)?;
+        fs::set_permissions(&partial, fs::Permissions::from_mode(0o444))?;
+        fs::File::open(&partial)?.sync_all()?;
+        fs::rename(&partial, folder.join(name))
+    };
+    install().inspect_err(|_| {
+        // A full disk is not to stay full because of us.
+        let _ = fs::remove_file(&partial);
+    })
 }
 
 /// References that are there and cannot stand beside a new one: `a` beside `a/b`.

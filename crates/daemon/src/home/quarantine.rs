@@ -6,7 +6,7 @@
 
 use super::{HomeError, Result, limits};
 use crate::workspace::WorkspaceError;
-use crate::workspace::git::Git;
+use crate::workspace::git::{Git, NO_ROOM};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use sha2::Digest;
 use std::collections::HashSet;
@@ -195,7 +195,9 @@ pub fn judge(git: &Git, output: Output) -> Result<Vec<u8>> {
         return Ok(output.stdout);
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    let mut lines = text.lines().rev().filter(|line| !line.trim().is_empty());
+    let full = lines.clone().find(|line| line.contains(NO_ROOM));
+    let line = full.or_else(|| lines.next()).unwrap_or("nothing");
     let said = super::refs::shown(line.trim());
     Err(WorkspaceError::Git { path: git.folder().to_owned(), said }.into())
 }
@@ -241,6 +243,42 @@ impl Quarantine {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(self.store_error(source)),
             _ => Quarantine::open(&folder, objects, shallow, self.hash),
         }
+    }
+}
+
+/// What git and we begin and a kill, a full disk or a refusal leaves undone.
+const UNDONE: [&str; 2] = ["tmp_", "fast_import_crash_"];
+
+/// While it lives somebody works here; nothing half-done is there before, and none is left after.
+pub struct Swept<'a>(&'a Quarantine);
+
+impl Quarantine {
+    /// For whoever is alone here.
+    pub fn sweep(&self) -> Swept<'_> {
+        self.clear();
+        Swept(self)
+    }
+
+    fn clear(&self) {
+        let incoming = self.folder.join("incoming");
+        let cleared = std::fs::remove_dir_all(&incoming).and_then(|()| std::fs::create_dir(&incoming));
+        if let Err(error) = cleared {
+            tracing::warn!(%error, path = %incoming.display(), "cannot clear what is half-done");
+        }
+        for folder in [self.folder.clone(), self.folder.join("objects/pack")] {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                if UNDONE.iter().any(|begin| name.as_bytes().starts_with(begin.as_bytes())) {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Swept<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 

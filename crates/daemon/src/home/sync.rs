@@ -57,6 +57,7 @@ pub fn sync(tree: &mut dyn Tree, place: &Place, now: u64) -> Result<Report> {
         empty(place, &mut state)?;
     }
     let quarantine = open(place, &host)?;
+    let _swept = quarantine.sweep();
     let found = look(tree, &quarantine, &mut state)?;
     let report = bring_home(&host, place, &quarantine, found, &mut state, now, tree)?;
     state.report = report.clone();

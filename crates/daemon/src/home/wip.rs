@@ -59,7 +59,11 @@ pub fn build(tree: &mut dyn Tree, mut input: Input, quarantine: &Quarantine, sta
         return Ok(Wip { commit: input.head.map(str::to_owned), changed_files: 0, complaints });
     }
     let mut import = FastImport::start(quarantine)?;
-    let facts = import.read_all(tree, &unsure, quarantine, &mut wanted, &mut complaints)?;
+    let read = import.read_all(tree, &unsure, quarantine, &mut wanted, &mut complaints);
+    let facts = match read {
+        Ok(facts) => facts,
+        Err(error) => return Err(import.give_up(error)),
+    };
     state.facts.retain(|path, _| wanted.contains_key(&super::state::decode_path(path).unwrap_or_default()));
     state.held_bytes = facts.values().fold(state.held_bytes, |held, fact| held.saturating_add(fact.size));
     state.facts.extend(facts);
@@ -324,7 +328,9 @@ impl FastImport<'_> {
             }
             write_commit(out, "not committed in the guest", input.now, parent.as_deref(), &differences(&before, wanted))
         };
-        write(&mut self.input).map_err(|source| HomeError::from(WorkspaceError::NoGit { source }))?;
+        if let Err(source) = write(&mut self.input) {
+            return Err(self.give_up(WorkspaceError::NoGit { source }.into()));
+        }
         let quarantine = self.quarantine;
         self.finish()?;
         let line = quarantine.git().line(["rev-parse", "--verify", "--quiet", &format!("{WIP}^{{commit}}")])?;
@@ -332,6 +338,20 @@ impl FastImport<'_> {
             let said = "it made no commit of the guest's files".to_owned();
             WorkspaceError::Git { path: quarantine.folder().to_owned(), said }.into()
         })
+    }
+
+    /// Why it ended, if it ended by itself; else it is ended because of this error.
+    fn give_up(mut self, error: HomeError) -> HomeError {
+        if !matches!(error, HomeError::Git { .. }) {
+            // One that is gone needs no ending.
+            let _ = self.child.kill();
+        }
+        drop(self.input);
+        let ended = self.child.wait_with_output().map(|output| judge(self.quarantine.git(), output));
+        match (ended, error) {
+            (Ok(Err(said)), HomeError::Git { .. }) => said,
+            (_, error) => error,
+        }
     }
 
     fn finish(mut self) -> Result<()> {

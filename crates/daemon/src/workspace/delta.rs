@@ -172,7 +172,7 @@ pub fn pack(repository: &Repository, staged: &Git, known: &str, head: &str) -> R
     }
     let names: Vec<u8> = wanted.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
     let arguments = ["pack-objects", "--revs", "--stdout", "-q"];
-    repository.git.pipe(arguments, &names, staged, ["index-pack", "--stdin"])
+    repository.git.patient().pipe(arguments, &names, staged, ["index-pack", "--stdin"])
 }
 
 /// Blobs of the index that are not in the commit.

@@ -3,6 +3,7 @@
 use super::git::Git;
 use super::settings::{self, Settings};
 use super::{Result, WorkspaceError};
+use crate::home::refs::shown;
 use std::path::{Path, PathBuf};
 
 /// What will be shipped from.
@@ -48,6 +49,7 @@ pub fn inspect(path: &Path) -> Result<Source> {
     if path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
         return Err(WorkspaceError::NoText { path });
     }
+    check_git_folder(&path)?;
     let git = Git::hostile(&path)?;
     if let Some(top) = git.line(["rev-parse", "--show-toplevel"])? {
         let top = PathBuf::from(top);
@@ -78,9 +80,7 @@ impl Repository {
             self.git.line(["check-ref-format", "--allow-onelevel", "--normalize", &format!("refs/heads/{name}")])?;
         match is_name.is_some_and(|normal| normal == format!("refs/heads/{name}")) && !name.starts_with('-') {
             true => Ok(()),
-            false => {
-                Err(WorkspaceError::NoBranchName { path: self.top.clone(), branch: name.chars().take(120).collect() })
-            }
+            false => Err(WorkspaceError::NoBranchName { path: self.top.clone(), branch: shown(name) }),
         }
     }
 }
@@ -89,10 +89,40 @@ impl Repository {
 pub fn resolve(repository: &Repository, reference: &str) -> Result<String> {
     let wanted = format!("{reference}^{{commit}}");
     let arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
-    repository.git.line(arguments)?.ok_or_else(|| WorkspaceError::NoSuchReference {
-        path: repository.top.clone(),
-        reference: reference.chars().take(120).collect(),
-    })
+    repository
+        .git
+        .line(arguments)?
+        .ok_or_else(|| WorkspaceError::NoSuchReference { path: repository.top.clone(), reference: shown(reference) })
+}
+
+/// What git opens in every git folder.
+const GIT_FILES: &[&str] = &[
+    "HEAD",
+    "config",
+    "config.worktree",
+    "index",
+    "packed-refs",
+    "shallow",
+    "commondir",
+    "info/exclude",
+    "info/attributes",
+    "info/sparse-checkout",
+    "info/grafts",
+    "objects/info/alternates",
+];
+
+/// A pipe in the place of a file would hold git up until its time is over.
+fn check_git_folder(path: &Path) -> Result<()> {
+    let Some(top) = path.ancestors().find(|top| top.join(".git").symlink_metadata().is_ok()) else { return Ok(()) };
+    let is_plain = |name: &PathBuf| match top.join(name).metadata() {
+        Ok(facts) => facts.is_file() || facts.is_dir(),
+        Err(_) => true,
+    };
+    let names = GIT_FILES.iter().map(|name| Path::new(".git").join(name));
+    match names.chain([".git".into()]).find(|name| !is_plain(name)) {
+        Some(name) => Err(WorkspaceError::Special { path: path.to_path_buf(), name }),
+        None => Ok(()),
+    }
 }
 
 fn repository(top: PathBuf) -> Result<Repository> {
@@ -101,17 +131,29 @@ fn repository(top: PathBuf) -> Result<Repository> {
         let answer = git.line(["rev-parse", "--path-format=absolute", question])?;
         answer.map(PathBuf::from).ok_or_else(|| WorkspaceError::BrokenWorktree { path: top.clone() })
     };
-    let branch = git.line(["symbolic-ref", "--quiet", "HEAD"])?;
+    let reference = git.line(["symbolic-ref", "--quiet", "HEAD"])?;
+    let common_folder = folder("--git-common-dir")?;
+    let head = git.line(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;
+    if head.is_none() && !is_unborn(&git, &common_folder, reference.as_deref())? {
+        return Err(WorkspaceError::BrokenHead { path: top });
+    }
     Ok(Repository {
         git_folder: folder("--git-dir")?,
-        common_folder: folder("--git-common-dir")?,
-        branch: branch.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned)),
-        head: git.line(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?,
+        common_folder,
+        branch: reference.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned)),
+        head,
         object_format: git.line(["rev-parse", "--show-object-format"])?.unwrap_or_else(|| "sha1".to_owned()),
         settings: settings::read(&git)?,
         top,
         git,
     })
+}
+
+/// Whether HEAD names a branch that has no commit yet, rather than one that is broken.
+fn is_unborn(git: &Git, common_folder: &Path, reference: Option<&str>) -> Result<bool> {
+    let Some(reference) = reference.filter(|name| name.starts_with("refs/heads/")) else { return Ok(false) };
+    let names_something = git.line(["rev-parse", "--verify", "--quiet", "HEAD"])?.is_some();
+    Ok(!names_something && common_folder.join(reference).symlink_metadata().is_err())
 }
 
 /// What a repository is made of lies in it, or in a git folder that knows of this work tree: else a stranger's folder could

@@ -66,6 +66,9 @@ fn git_entries(repository: &Repository, selection: Selection) -> Result<Vec<Entr
     let mut entries = Vec::new();
     let links: BTreeSet<PathBuf> = submodules(repository)?.into_iter().collect();
     for path in paths(&repository.git.ask(["ls-files", "-z", "--cached"])?) {
+        if !is_below(&path) {
+            return Err(WorkspaceError::OddName { path: repository.top.clone(), name: path });
+        }
         if !links.contains(&path) && exists(&repository.top, &path) {
             entries.push(entry(path, true));
         }
@@ -116,6 +119,11 @@ fn looks_secret(name: &OsStr) -> bool {
     SECRET_NAMES.contains(&name.as_str())
         || name.starts_with(".env.")
         || SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Git never writes an index that names its own folder or leads out of the tree; somebody else may.
+fn is_below(path: &Path) -> bool {
+    !path.as_os_str().as_bytes().split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b".." | b".git"))
 }
 
 fn exists(top: &Path, path: &Path) -> bool {

@@ -9,12 +9,14 @@ use super::delta::{self, Delta};
 use super::git::Git;
 use super::inspect::{Repository, Source};
 use super::list::{Entry, Selection, list, submodules};
+use super::quote::quote;
 use super::settings;
 use super::{Result, WorkspaceError};
+use crate::home::quarantine::Hash;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, readlinkat};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{File, FileTimes};
+use std::fs::{File, FileTimes, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +24,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 pub use model::workspace::DEFAULT_DEPTH;
+/// 64 KiB: a disk with less is full for any git.
+const LITTLE_BYTES: u64 = 64 << 10;
 /// How deep submodules may nest; deeper ones are shipped without their own repository.
 const MAX_SUBMODULE_DEPTH: u32 = 8;
 
@@ -60,7 +64,8 @@ pub fn ship(
 ) -> Result<Shipped> {
     let mut shipment = Shipment::new(source, options, out);
     if let Source::Git(repository) = source {
-        shipment.repository(repository, options, scratch, Path::new(""), 0)?;
+        let staged = shipment.repository(repository, options, scratch, Path::new(""), 0);
+        staged.map_err(|error| for_want_of_room(scratch, error))?;
     }
     shipment.files(source.path(), entries, Path::new(""))?;
     shipment.finish()
@@ -78,12 +83,24 @@ pub fn ship_delta(
     shipment.append_bytes(Path::new(wire::guest::REMOVED_LIST), &delta::removed_list(&delta.removed))?;
     if let (Source::Git(repository), Some(known)) = (source, &delta.known) {
         let staged = scratch.join("changes");
-        stage_changes(repository, options, delta, known, &staged)?;
+        stage_changes(repository, options, delta, known, &staged).map_err(|error| for_want_of_room(scratch, error))?;
         shipment.append_tree(&staged.join(".git"), Path::new(".git"))?;
         shipment.shipped.head = repository.head.clone();
     }
     shipment.files(source.path(), &delta.changed, Path::new(""))?;
     shipment.finish()
+}
+
+/// 100 bytes of a link's target fit in its header (POSIX, ustar); what is longer goes before it, as GNU tar has it.
+const LINK_BYTES: usize = 100;
+/// 3: what is written to again and again arrives as it was once, and that is said.
+const READS: u32 = 3;
+
+/// How a file fared while it was read.
+enum Content {
+    Still,
+    Changed,
+    Gone,
 }
 
 struct Shipment<'a> {
@@ -151,7 +168,10 @@ impl<'a> Shipment<'a> {
         nesting: u32,
     ) -> Result<()> {
         let place = below.join(link);
-        let Some(child) = initialized(parent, link, nesting)? else { return self.append_folder(&place, 0o755) };
+        let Some(child) = initialized(parent, link, nesting)? else {
+            let is_there = open_below(&parent.top, link, OFlags::PATH | OFlags::DIRECTORY).is_ok();
+            return if is_there { self.append_folder(&place, 0o755) } else { Ok(()) };
+        };
         let own = ShipOptions { branch: None, from: None, ..options.clone() };
         self.repository(&child, &own, scratch, &place, nesting)?;
         let top = child.top.clone();
@@ -184,24 +204,65 @@ impl<'a> Shipment<'a> {
         if kind.is_symlink() {
             let target = readlinkat(&handle, "", Vec::new()).map_err(|error| read(error.into()))?;
             let mut header = header(tar::EntryType::Symlink, 0o777, 0, metadata.mtime());
-            let target = Path::new(std::ffi::OsStr::from_bytes(target.as_bytes()));
-            return self.tar.append_link(&mut header, place, target).map_err(|source| self.write_error(source));
+            return self.append_link(&mut header, place, target.as_bytes()).map_err(|source| self.write_error(source));
         }
         if !kind.is_file() {
             self.note(path, "it is neither a file nor a symbolic link");
             return Ok(());
         }
+        for attempt in 1..=READS {
+            match self.content(top, path, place)? {
+                Content::Still => break,
+                Content::Gone if attempt == 1 => break,
+                Content::Gone | Content::Changed if attempt < READS => {}
+                Content::Gone | Content::Changed => self.note_restless(path),
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends what a file holds; the later of two copies counts. One that was written to meanwhile may look untouched to git
+    /// and be neither the old nor the new.
+    fn content(&mut self, top: &Path, path: &Path, place: &Path) -> Result<Content> {
+        let read = |source: io::Error| WorkspaceError::Read { path: top.join(path), source };
         let file = match open_below(top, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
             Ok(file) => File::from(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Gone),
             Err(error) => return Err(read(error)),
         };
-        let size = file.metadata().map_err(read)?.len();
-        let mode = (0o644 | (metadata.permissions().mode() & 0o111)) & !self.unwritable;
-        let mut header = header(tar::EntryType::Regular, mode, size, metadata.mtime());
-        self.shipped.bytes += size;
+        let before = file.metadata().map_err(read)?;
+        if !before.is_file() {
+            return Ok(Content::Gone);
+        }
+        let size = before.len();
+        let mode = (0o644 | (before.permissions().mode() & 0o111)) & !self.unwritable;
+        let mut header = header(tar::EntryType::Regular, mode, size, before.mtime());
         // The header promised `size` bytes; a file that shrinks or grows meanwhile is padded or cut to it.
-        let exact = file.chain(io::repeat(0)).take(size);
-        self.tar.append_data(&mut header, place, exact).map_err(|source| self.write_error(source))
+        let exact = (&file).chain(io::repeat(0)).take(size);
+        self.tar.append_data(&mut header, place, exact).map_err(|source| self.write_error(source))?;
+        self.shipped.bytes += size;
+        let stamp = |facts: &Metadata| (facts.len(), facts.mtime_nsec(), facts.ctime(), facts.ctime_nsec());
+        let still = stamp(&before) == stamp(&file.metadata().map_err(read)?);
+        Ok(if still { Content::Still } else { Content::Changed })
+    }
+
+    fn note_restless(&mut self, path: &Path) {
+        let name = quote(path);
+        self.shipped.notes.push(format!("`{name}` changed while it was read; what arrived is of one moment"));
+    }
+
+    /// The target byte for byte: the library's own way makes `a/b` of `a//b`, which git would call an edit.
+    fn append_link(&mut self, header: &mut tar::Header, place: &Path, target: &[u8]) -> io::Result<()> {
+        let short = &target[..target.len().min(LINK_BYTES)];
+        if short.len() < target.len() {
+            let mut long = self::header(tar::EntryType::GNULongLink, 0o644, target.len() as u64 + 1, 0);
+            let name = b"././@LongLink";
+            long.as_old_mut().name[..name.len()].copy_from_slice(name);
+            long.set_cksum();
+            self.tar.append(&long, target.chain(&[0][..]))?;
+        }
+        header.set_link_name_literal(short)?;
+        self.tar.append_data(header, place, io::empty())
     }
 
     /// A staged folder of ours, whole.
@@ -220,7 +281,7 @@ impl<'a> Shipment<'a> {
     }
 
     fn note(&mut self, path: &Path, reason: &str) {
-        self.shipped.notes.push(format!("`{}` stays here: {reason}", path.display()));
+        self.shipped.notes.push(format!("`{}` stays here: {reason}", quote(path)));
     }
 
     fn write_error(&self, source: io::Error) -> WorkspaceError {
@@ -242,8 +303,7 @@ pub(super) fn initialized(parent: &Repository, link: &Path, nesting: u32) -> Res
 
 /// Makes `<staged>/.git`: what the guest gets instead of the host's git folder.
 fn stage(repository: &Repository, options: &ShipOptions, staged: &Path) -> Result<()> {
-    let read = |source: io::Error| WorkspaceError::Read { path: staged.to_path_buf(), source };
-    std::fs::create_dir_all(staged).map_err(read)?;
+    std::fs::create_dir_all(staged).map_err(|source| copy_failed(staged, source))?;
     let git = Git::own(staged);
     let format = format!("--object-format={}", repository.object_format);
     git.ask(["init", "--quiet", "--template=", &format, "--initial-branch=main"])?;
@@ -312,13 +372,13 @@ fn stage_changes(
 /// Exactly the commits that `depth` allows, from the host's own objects, by the protocol git itself uses for strangers.
 fn fetch(repository: &Repository, into: &Git, commit: &str, depth: Option<u32>) -> Result<()> {
     // The environment wins over what the repository says of missing objects: nothing is fetched from anywhere else.
-    let upload = "GIT_ALLOW_PROTOCOL=none GIT_SSH_COMMAND=false git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true -c core.fsmonitor=false upload-pack";
+    let upload = "GIT_ALLOW_PROTOCOL=none GIT_SSH_COMMAND=false GIT_NO_REPLACE_OBJECTS=1 GIT_GRAFT_FILE=/dev/null git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true -c core.fsmonitor=false upload-pack";
     let words = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
     let mut arguments: Vec<OsString> = words.into_iter().map(OsString::from).collect();
     arguments.push(format!("--upload-pack={upload}").into());
     arguments.extend(depth.map(|depth| format!("--depth={depth}").into()));
     arguments.extend([repository.top.clone().into(), format!("{commit}:refs/banger/base").into()]);
-    into.ask(&arguments).map(|_| ())
+    into.patient().ask(&arguments).map(|_| ())
 }
 
 fn point_head(repository: &Repository, options: &ShipOptions, git: &Git, commit: Option<&String>) -> Result<()> {
@@ -353,7 +413,7 @@ fn index(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
         return Ok(());
     }
     let names: Vec<u8> = missing.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
-    repository.git.pipe(["pack-objects", "--stdout", "-q"], &names, git, ["unpack-objects", "-q"])
+    repository.git.patient().pipe(["pack-objects", "--stdout", "-q"], &names, git, ["unpack-objects", "-q"])
 }
 
 fn index_file(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
@@ -361,7 +421,7 @@ fn index_file(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
     if !from.symlink_metadata().is_ok_and(|found| found.is_file()) {
         return Ok(());
     }
-    let read = |source: io::Error| WorkspaceError::Read { path: from.clone(), source };
+    let read = |source: io::Error| copy_failed(&from, source);
     std::fs::copy(&from, staged.join(".git/index")).map_err(read)?;
     for shared in std::fs::read_dir(&repository.git_folder).map_err(read)?.flatten() {
         let is_file = shared.file_type().is_ok_and(|kind| kind.is_file());
@@ -370,9 +430,25 @@ fn index_file(repository: &Repository, git: &Git, staged: &Path) -> Result<()> {
         }
     }
     git.ask(["update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor"])?;
+    without_trees(repository, &staged.join(".git/index")).map_err(read)?;
     // By the index's time git tells which files it has to read after all (racy-git(7)): it stays the host's.
     let times = from.metadata().and_then(|facts| Ok(FileTimes::new().set_modified(facts.modified()?))).map_err(read)?;
     File::options().write(true).open(staged.join(".git/index")).and_then(|file| file.set_times(times)).map_err(read)
+}
+
+/// An index remembers trees that it once wrote; one that is in no commit would be missing in the guest.
+fn without_trees(repository: &Repository, file: &Path) -> io::Result<()> {
+    // Of this very index and this very commit: the host's may be others by now.
+    let git = repository.git.clone().with_environment("GIT_INDEX_FILE", file);
+    let head = repository.head.as_deref();
+    if head.is_some_and(|head| git.ask(["diff-index", "--cached", "--quiet", head]).is_ok()) {
+        return Ok(());
+    }
+    let hash = Hash::of_format(&repository.object_format);
+    match crate::home::index::without_trees(&std::fs::read(file)?, hash) {
+        Some(index) => std::fs::write(file, index),
+        None => Ok(()),
+    }
 }
 
 /// Blobs of the index that the staged repository lacks: what was added and not yet committed.
@@ -401,7 +477,28 @@ fn copy_small(from: &Path, to: &Path) -> Result<()> {
         std::fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
         std::fs::copy(from, to).map(|_| ())
     };
-    copy().map_err(|source| WorkspaceError::Read { path: from.to_path_buf(), source })
+    copy().map_err(|source| copy_failed(from, source))
+}
+
+/// Git does not always tell why it could not write.
+fn for_want_of_room(scratch: &Path, error: WorkspaceError) -> WorkspaceError {
+    let left = rustix::fs::statvfs(scratch).map(|facts| facts.f_bavail * facts.f_frsize);
+    match error {
+        WorkspaceError::Git { .. } if left.is_ok_and(|left| left < LITTLE_BYTES) => {
+            let source = rustix::io::Errno::NOSPC.into();
+            WorkspaceError::Write { path: scratch.to_path_buf(), source }
+        }
+        error => error,
+    }
+}
+
+/// Which side of a copy it was.
+fn copy_failed(path: &Path, source: io::Error) -> WorkspaceError {
+    let path = path.to_path_buf();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WorkspaceError::Write { path, source },
+        _ => WorkspaceError::Read { path, source },
+    }
 }
 
 /// A regular file of at most 64 KiB below `top` as text; none where it is anything else.
