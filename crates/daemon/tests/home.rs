@@ -1,12 +1,12 @@
 //! Work comes home: what a guest committed, staged, edited and left untracked is found in the host's repository, and
 //! nothing of the host's own changes. A guest is a folder here; the same code looks at real ones.
 
-mod home_rig;
+mod repositories;
 
 use daemon::home::disk::DiskTree;
 use daemon::home::view::{self, Range};
 use daemon::home::{pull, sync};
-use home_rig::{FolderTree, Rig, command, git, run, write};
+use repositories::home::{FolderTree, Rig, command, git, run, write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

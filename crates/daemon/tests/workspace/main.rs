@@ -2,5 +2,8 @@
 
 mod again;
 mod hostile;
-mod rig;
+#[path = "../repositories/mod.rs"]
+mod repositories;
 mod ship;
+
+use repositories::host as rig;

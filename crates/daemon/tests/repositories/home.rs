@@ -1,5 +1,4 @@
 //! A host's repository, a guest's copy of it in a folder, and eyes that see that folder as an agent would show it.
-#![allow(dead_code)] // Each of the tests uses its part.
 
 use daemon::home::tree::Each;
 use daemon::home::{Place, Report, Result, Tree, sync};

@@ -76,20 +76,25 @@ impl Case {
         self.compare();
     }
 
-    /// Host and guest agree in everything that git can say about a work tree.
     #[track_caller]
     pub fn compare(&self) {
-        for question in [
-            &["status", "--porcelain=v2", "-z", "--untracked-files=no"][..],
-            &["ls-files", "-s", "-z"],
-            &["ls-files", "-v", "-z"],
-            &["rev-parse", "HEAD"],
-            &["symbolic-ref", "-q", "HEAD"],
-        ] {
-            let told = |top: &Path| String::from_utf8_lossy(&try_git(top, question)).into_owned();
-            assert_eq!(told(&self.host()), told(&self.guest()), "git {question:?}");
-        }
+        compare(&self.host(), &self.guest());
         git(&self.guest(), &["fsck", "--no-dangling"]);
+    }
+}
+
+/// Host and guest agree in everything that git can say about a work tree.
+#[track_caller]
+pub fn compare(host: &Path, guest: &Path) {
+    for question in [
+        &["status", "--porcelain=v2", "-z", "--untracked-files=no"][..],
+        &["ls-files", "-s", "-z"],
+        &["ls-files", "-v", "-z"],
+        &["rev-parse", "HEAD"],
+        &["symbolic-ref", "-q", "HEAD"],
+    ] {
+        let told = |top: &Path| String::from_utf8_lossy(&try_git(top, question)).into_owned();
+        assert_eq!(told(host), told(guest), "git {question:?}");
     }
 }
 
