@@ -128,9 +128,8 @@ pub async fn in_folder(context: &Context, vm: &str, folder: Folder, look: Look, 
     let path = Path::vm(vm).then("exec").query("workspace", folder.word()).query("host", host);
     let opened = async { Ok(context.client.exec(path).await?) };
     let (socket, known) = or_cancel(opened).await?;
-    if let Some(status) = known.as_ref().filter(|status| is_behind(status)) {
-        let (folder, word) = (&status.workspace.guest_path, workspace::host_word(status));
-        render::note(&format!("{folder} is not what the host has now ({word}); `--auto-prepare` ships it first"));
+    if let Some(note) = known.as_ref().filter(|_| look == Look::AtHost).and_then(|status| drift(vm, status)) {
+        render::note(&note);
     }
     let work = known.map(|status| status.workspace).or(match folder {
         Folder::Named(guest_path) => Some(WorkspaceFacts { guest_path, ..WorkspaceFacts::default() }),
@@ -142,6 +141,24 @@ pub async fn in_folder(context: &Context, vm: &str, folder: Folder, look: Look, 
     };
     let session = or_cancel(Session::begin(socket, vm, &request)).await?;
     session::finish(vm, session.run().await?)
+}
+
+/// What the host has that the guest has not, and the other way round.
+fn drift(vm: &str, status: &WorkspaceStatus) -> Option<String> {
+    let folder = &status.workspace.guest_path;
+    let host = is_behind(status).then(|| workspace::host_word(status));
+    let guest = status.workspace.work.as_ref().and_then(workspace::moved);
+    match (host, guest) {
+        (None, None) => None,
+        (Some(host), None) => {
+            Some(format!("{folder} is not what the host has now ({host}); `--auto-prepare` ships it first"))
+        }
+        (None, Some(guest)) => Some(format!("{folder} has work of the guest ({guest})")),
+        (Some(host), Some(guest)) => Some(format!(
+            "{folder} has work of the guest ({guest}) and is not what the host has now ({host}); \
+             `banger vm workspace pull {vm}` brings the work home"
+        )),
+    }
 }
 
 /// Ships the code of this host again where it has moved on.
@@ -235,6 +252,7 @@ fn bad_line(file: &std::path::Path, line: usize) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wire::control::WorkFacts;
 
     #[test]
     fn a_file_of_variables_is_read_line_by_line() {
@@ -242,5 +260,20 @@ mod tests {
         let expected = [("A", "1"), ("B", "\"two words\""), ("C", "")];
         assert_eq!(read, Ok(expected.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()));
         assert_eq!(file_variables("A=1\nnonsense\n"), Err(2));
+    }
+
+    #[test]
+    fn who_moved_on_is_told_before_a_command_runs() {
+        let told = |host: &str, changed_files: u64| {
+            let work = Some(WorkFacts { moved: changed_files > 0, changed_files, ..WorkFacts::default() });
+            let workspace = WorkspaceFacts { guest_path: "/root/repo".into(), work, ..WorkspaceFacts::default() };
+            let status = WorkspaceStatus { workspace, host: host.into(), ..WorkspaceStatus::default() };
+            drift("web", &status).unwrap_or_default()
+        };
+        assert_eq!(told("same", 0), "");
+        assert!(told("edits", 0).contains("host has now (edited); `--auto-prepare`"));
+        assert_eq!(told("same", 1), "/root/repo has work of the guest (+1 file)");
+        let both = told("edits", 2);
+        assert!(both.contains("(+2 files)") && both.contains("(edited)") && both.contains("pull web"), "{both}");
     }
 }

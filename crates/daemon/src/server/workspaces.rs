@@ -7,6 +7,7 @@ use super::stream::respond;
 use crate::app::{App, HostKind};
 use crate::exec::check_runs;
 use crate::guest;
+use crate::homecoming;
 use crate::workspace::bootstrap::{self, Bootstrap};
 use crate::workspace::deliver::deliver;
 use crate::workspace::drift::{HostSide, host_side};
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wire::control::{
     ConsentRequest, Event, ExecQuery, FIRST_WORKSPACE, GuestSide, PlanRequest, PrepareRequest, Prepared, ToolFacts,
-    WorkspaceList, WorkspaceListRequest, WorkspacePlan, WorkspaceStatus,
+    WorkFacts, WorkspaceList, WorkspaceListRequest, WorkspacePlan, WorkspaceStatus,
 };
 use wire::guest::WorkspaceState;
 use wire::{Fault, FaultKind};
@@ -163,13 +164,25 @@ pub async fn asked_for(app: &Arc<App>, sandbox: &Sandbox, query: &ExecQuery) -> 
     let told = match query.host {
         true => {
             let looked_at = record.clone();
-            status(record, app.ask(move |_| Ok(host_side(&looked_at))).await?, None)
+            let host = app.ask(move |_| Ok(host_side(&looked_at))).await?;
+            let mut told = status(record, host, None);
+            told.workspace.work = guest_in_short(app, sandbox, record);
+            told
         }
         false => WorkspaceStatus { workspace: convert::workspace(record), ..WorkspaceStatus::default() },
     };
     // The one control character that JSON leaves as it is and a header cannot hold (RFC 9110, 5.5).
     let text = serde_json::to_string(&told).expect("facts are plain data").replace('\u{7f}', "\\u007f");
     Ok(Some(HeaderValue::from_bytes(text.as_bytes()).expect("JSON has no other control characters")))
+}
+
+/// What the last look at the guest told, as far as a header has room for it.
+fn guest_in_short(app: &App, sandbox: &Sandbox, record: &Workspace) -> Option<WorkFacts> {
+    let report = app.homes.report(&sandbox.id, &record.guest_path)?;
+    let mut facts = homecoming::facts(report);
+    facts.references.clear();
+    facts.left.truncate(1);
+    Some(facts)
 }
 
 async fn guest_side(app: &App, sandbox: &Sandbox, record: &Workspace) -> Option<GuestSide> {
