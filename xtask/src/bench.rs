@@ -1,5 +1,6 @@
 //! Benchmarks as ratios in one run: shared machines are too noisy for anything else.
 
+mod agent;
 mod bare;
 mod convert;
 mod dns;

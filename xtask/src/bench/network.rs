@@ -12,8 +12,10 @@ mod throughput;
 use crate::bench::world::World;
 use crate::{build, process};
 use anyhow::{Context, Result, bail};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -38,23 +40,25 @@ pub fn run() -> Result<()> {
     process::run_command(&mut again)
 }
 
-/// Runs in the far namespace: takes connections for ever, and reads each to its end.
+/// Runs in the far namespace: takes connections for ever, reads each to its end, and then says so.
 pub fn sink() -> Result<()> {
     let listener = TcpListener::bind((SINK, PORT)).context("cannot listen beyond the host")?;
     let mut buffer = vec![0; 1 << 20];
     for stream in listener.incoming() {
         let mut stream = stream.context("cannot take a connection")?;
         while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+        // Told to who waits for the last byte.
+        std::io::stdout().write_all(b".").and_then(|()| std::io::stdout().flush()).context("nobody listens")?;
     }
     Ok(())
 }
 
 fn inside() -> Result<()> {
     let binaries = build::measured()?;
-    let _outside = Outside::make()?;
+    let mut outside = Outside::make()?;
     let world = World::tiny("net", &binaries)?.with("BANGER_NETWORK", "bridged");
     start::measure(&world, &binaries, "bridged")?;
-    throughput::measure(&world)?;
+    throughput::measure(&world, &mut outside)?;
     world.run(&["vm", "delete", "--all", "--force", "--quiet"])?;
     world.run(&["system", "network", "down"])?;
     drop(world);
@@ -64,7 +68,10 @@ fn inside() -> Result<()> {
 }
 
 /// The world beyond the host: a namespace held by a process that serves in it.
-struct Outside(Child);
+struct Outside {
+    child: Child,
+    heard: UnixStream,
+}
 
 impl Outside {
     fn make() -> Result<Outside> {
@@ -73,13 +80,17 @@ impl Outside {
         // It waits for its link before it listens.
         let script = "ip link set lo up; until ip -o link show eth0 >/dev/null 2>&1; do sleep 0.05; done; \
                       ip addr add 203.0.113.2/24 dev eth0; ip link set eth0 up; exec \"$0\" bench sink";
-        let child = Command::new("unshare").args(["--net", "--", "sh", "-c", script]).arg(own).spawn();
-        let outside = Outside(child.context("cannot make a namespace")?);
+        let (heard, told) = UnixStream::pair().context("cannot make a pair of sockets")?;
+        heard.set_read_timeout(Some(PATIENCE * 6))?;
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--", "sh", "-c", script]).arg(own).stdout(OwnedFd::from(told));
+        let child = command.spawn().context("cannot make a namespace")?;
+        let outside = Outside { child, heard };
         // unshare(1) becomes the shell, so its namespace is known by its pid as soon as it differs from ours.
         let here = std::fs::read_link("/proc/self/ns/net").context("a process has a namespace")?;
-        let there = PathBuf::from(format!("/proc/{}/ns/net", outside.0.id()));
+        let there = PathBuf::from(format!("/proc/{}/ns/net", outside.child.id()));
         wait("the namespace beyond the host", || std::fs::read_link(&there).is_ok_and(|there| there != here))?;
-        ip(&format!("link add out0 type veth peer name eth0 netns {}", outside.0.id()))?;
+        ip(&format!("link add out0 type veth peer name eth0 netns {}", outside.child.id()))?;
         ip(&format!("addr add {HOST}/24 dev out0"))?;
         ip("link set out0 up")?;
         wait("the link to the world beyond", || {
@@ -89,9 +100,14 @@ impl Outside {
         Ok(outside)
     }
 
+    /// Until one more connection has been read to its end.
+    fn await_end(&mut self) -> Result<()> {
+        self.heard.read_exact(&mut [0]).context("the sink does not come to the end of a connection")
+    }
+
     /// `ip` in there.
     fn ip(&self, line: &str) -> Result<String> {
-        let pid = self.0.id().to_string();
+        let pid = self.child.id().to_string();
         let words: Vec<&str> = ["-t", &pid, "-n", "ip"].into_iter().chain(line.split(' ')).collect();
         process::output("nsenter", &words)
     }
@@ -99,8 +115,8 @@ impl Outside {
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
