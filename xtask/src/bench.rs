@@ -8,6 +8,7 @@ mod fleet;
 mod network;
 mod pull;
 mod ssh;
+mod workspace;
 mod world;
 
 use crate::{build, process};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 const SAMPLE: &str = "banger-bench-sample";
 const SHAPE: &[&str] = &["--vmm", "qemu", "--init", "agent", "--vcpu", "1", "--memory", "512"];
 const RUNS: usize = 7;
-const NAMES: &str = "`create`, `fleet`, `many`, `convert`, `dns`, `network`, `ssh`, `pull`";
+const NAMES: &str = "`create`, `fleet`, `many`, `convert`, `dns`, `network`, `ssh`, `pull`, `workspace`";
 
 pub fn run(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
@@ -33,6 +34,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Some("dns") => dns::run(),
         Some("ssh") => ssh::run(),
         Some("network") => network::run(),
+        Some("workspace") => workspace::run(&arguments[1..]),
         Some("sink") => network::sink(),
         Some(name) => bail!("there is no benchmark `{name}`; there are {NAMES}"),
         None => bail!("name a benchmark: {NAMES}"),

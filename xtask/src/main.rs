@@ -21,7 +21,7 @@ cargo xtask docs             write the generated pages anew
 cargo xtask coverage         line coverage of the tests that need no machine
 cargo xtask soak [ROUNDS]    kill the daemon at random steps, for as long as you like
 cargo xtask fuzz [TARGET…]   every fuzz target for 12 s each; --seconds N for longer
-cargo xtask bench NAME       create, fleet, many, convert, dns, network, ssh, pull";
+cargo xtask bench NAME       create, fleet, many, convert, dns, network, ssh, pull, workspace";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
