@@ -21,16 +21,25 @@ use hyper::{Response, header};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
-use wire::guest::work::{PATHS_LIMIT_BYTES, decode_paths};
+use wire::guest::work::{PATHS_LIMIT_BYTES, RecordError, decode_paths};
 use wire::{Fault, FaultKind};
 
 const CHUNKS: usize = 4;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 type Piece = io::Result<Bytes>;
+/// Names below the folder.
+type Paths = Vec<Vec<u8>>;
 
 /// The folder, which exists, and the paths that the request names.
-async fn asked(request: Request) -> Result<(PathBuf, Vec<Vec<u8>>), Fault> {
+async fn asked(request: Request) -> Result<(PathBuf, Paths), Fault> {
+    asked_for(request, decode_paths).await
+}
+
+async fn asked_for(
+    request: Request,
+    decode: fn(&[u8]) -> Result<Paths, RecordError>,
+) -> Result<(PathBuf, Paths), Fault> {
     let top = PathBuf::from(http::required(&request, "path")?);
     if !top.is_absolute() {
         return Err(Fault::new(FaultKind::Invalid, format!("{} does not start with /", top.display())));
@@ -42,7 +51,7 @@ async fn asked(request: Request) -> Result<(PathBuf, Vec<Vec<u8>>), Fault> {
     let refused = |error: String| Fault::new(FaultKind::Invalid, "cannot read the list of paths").with_cause(error);
     let body = Limited::new(request.into_body(), PATHS_LIMIT_BYTES).collect().await;
     let body = body.map_err(|error| refused(error.to_string()))?.to_bytes();
-    Ok((top, decode_paths(&body).map_err(|error| refused(error.to_string()))?))
+    Ok((top, decode(&body).map_err(|error| refused(error.to_string()))?))
 }
 
 /// An answer that a thread writes. What fails after it began cuts it short.

@@ -27,6 +27,7 @@ mod objects;
 mod pattern;
 pub mod pull;
 pub mod quarantine;
+pub mod recall;
 pub mod refs;
 pub mod state;
 pub mod sync;

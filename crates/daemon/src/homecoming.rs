@@ -16,6 +16,7 @@ pub use follow::keep;
 use crate::app::App;
 use crate::home::disk::{self, DiskTree};
 use crate::home::live::LiveTree;
+use crate::home::recall::{Memory, Recalled};
 use crate::home::{HomeError, Place, Report, Tree, sync};
 use engine::Sandbox;
 use model::workspace::Workspace;
@@ -144,6 +145,37 @@ pub fn look(app: &App, id: &SandboxId, guest_path: &str, end: Instant) -> Result
     let turn = app.homes.turn(id, guest_path, end);
     let _turn = turn.ok_or_else(|| HomeError::Late { path: guest_path.to_owned() })?;
     look_in_turn(app, id, guest_path, end)
+}
+
+/// As [`look`], at a guest of which the last such look remembers what it holds.
+pub fn look_again(
+    app: &App,
+    id: &SandboxId,
+    guest_path: &str,
+    end: Instant,
+    memory: &mut Memory,
+) -> Result<Report, HomeError> {
+    let turn = app.homes.turn(id, guest_path, end);
+    let _turn = turn.ok_or_else(|| HomeError::Late { path: guest_path.to_owned() })?;
+    let (record, workspace) = find(app, id, guest_path)?;
+    if record.state != State::Running {
+        memory.forget();
+        return look_in_turn(app, id, guest_path, end);
+    }
+    let tree = LiveTree::new(&app.layout.vsock(&record.id), guest_path, Handle::current(), end);
+    let mut recalled = Recalled { tree, memory };
+    let report = sync(&mut recalled, &place(app, &record, &workspace), app.host.clock.now());
+    match report {
+        Ok(report) if report.left.is_empty() => {
+            lock(&app.homes.reports).insert((id.clone(), guest_path.to_owned()), report.clone());
+            Ok(report)
+        }
+        // Whatever is wrong is told only of what is there for sure.
+        Ok(_) | Err(_) => {
+            memory.forget();
+            look_in_turn(app, id, guest_path, end)
+        }
+    }
 }
 
 fn look_in_turn(app: &App, id: &SandboxId, guest_path: &str, end: Instant) -> Result<Report, HomeError> {

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use std::path::PathBuf;
 use wire::guest::work::{
-    Kind, PATH_LIMIT_BYTES, RECORD_BYTES, Record, WatchEvent, check_path, decode_paths, encode_paths,
+    Kind, PATH_LIMIT_BYTES, RECORD_BYTES, Record, WatchEvent, check_path, decode_folders, decode_paths, encode_paths,
 };
 
 fn golden(name: &str, text: &str) {
@@ -49,7 +49,12 @@ fn a_record_keeps_its_shape() {
 
 #[test]
 fn events_of_a_watch_keep_their_shape() {
-    let events = [WatchEvent::Watching { folders: 12, complete: true }, WatchEvent::Changed];
+    let folders = Some(vec![String::new(), "src/\u{e9}".to_owned()]);
+    let events = [
+        WatchEvent::Watching { folders: 12, complete: true },
+        WatchEvent::Changed { folders: None },
+        WatchEvent::Changed { folders },
+    ];
     let lines: String =
         events.iter().map(|event| serde_json::to_string(event).expect("an event is JSON") + "\n").collect();
     golden("work_watch.ndjson", &lines);
@@ -66,6 +71,9 @@ fn a_list_of_paths_comes_back_and_none_leaves_its_folder() {
     let body = encode_paths(paths);
     assert_eq!(decode_paths(&body).expect("the paths are fine"), paths);
     assert_eq!(decode_paths(b"").expect("no path is fine"), Vec::<Vec<u8>>::new());
+    let folders = decode_folders(&encode_paths([&b""[..], b"a"])).expect("the top is a folder");
+    assert_eq!(folders, [b"".to_vec(), b"a".to_vec()]);
+    assert!(decode_folders(b"").expect("no folder is fine").is_empty() && decode_folders(b"a/..\0").is_err());
     for bad in [&b"../x\0"[..], b"/etc\0", b"a//b\0", b"a/./b\0", b"a\0\0b\0", &[b'a'; PATH_LIMIT_BYTES + 1]] {
         assert!(decode_paths(bad).is_err(), "{bad:?}");
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use wire::guest::work::{BURST_MS, QUIET_MS, WATCH_LIMIT, WatchEvent};
+use wire::guest::work::{BURST_MS, CHANGED_LIMIT, CHANGED_LIMIT_BYTES, QUIET_MS, WATCH_LIMIT, WatchEvent};
 
 /// 5 s: how soon the end of a host is noticed that hung up while nothing changed.
 const HANG_UP_CHECK: Duration = Duration::from_secs(5);
@@ -46,11 +46,31 @@ struct Watcher {
     /// The folder behind each watch, below the top.
     folders: HashMap<i32, Vec<u8>>,
     complete: bool,
+    told: Told,
+}
+
+/// Folders in which something changed since that was told.
+#[derive(Default)]
+struct Told {
+    folders: BTreeSet<Vec<u8>>,
+    /// In some others, too.
+    elsewhere: bool,
+}
+
+impl Told {
+    fn take(&mut self) -> Option<Vec<String>> {
+        let Told { folders, elsewhere } = std::mem::take(self);
+        let bytes: usize = folders.iter().map(Vec::len).sum();
+        let fits = !elsewhere && folders.len() <= CHANGED_LIMIT && bytes <= CHANGED_LIMIT_BYTES;
+        // Each byte as the character of that number: a name need be no text.
+        let name = |folder: &Vec<u8>| folder.iter().map(|byte| char::from(*byte)).collect();
+        fits.then(|| folders.iter().map(name).collect())
+    }
 }
 
 impl Watcher {
     fn new(inotify: OwnedFd, top: PathBuf, pruned: HashSet<Vec<u8>>) -> Watcher {
-        Watcher { inotify, top, pruned, folders: HashMap::new(), complete: true }
+        Watcher { inotify, top, pruned, folders: HashMap::new(), complete: true, told: Told::default() }
     }
 
     fn run(&mut self, lines: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
@@ -60,7 +80,8 @@ impl Watcher {
             return Ok(());
         }
         while self.await_burst(lines)? {
-            if lines.blocking_send(Ok(line(&WatchEvent::Changed)?)).is_err() {
+            let changed = WatchEvent::Changed { folders: self.told.take() };
+            if lines.blocking_send(Ok(line(&changed)?)).is_err() {
                 return Ok(());
             }
         }
@@ -109,6 +130,12 @@ impl Watcher {
             };
             let flags = event.events();
             overflowed |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
+            match self.folders.get(&event.wd()) {
+                Some(folder) if self.told.folders.len() <= CHANGED_LIMIT => {
+                    self.told.folders.insert(folder.clone());
+                }
+                _ => self.told.elsewhere = true,
+            }
             if flags.contains(ReadFlags::IGNORED) {
                 self.folders.remove(&event.wd());
             } else if flags.contains(ReadFlags::ISDIR)

@@ -63,6 +63,24 @@ async fn a_scan_lists_everything_but_what_is_left_out() {
 }
 
 #[tokio::test]
+async fn named_folders_are_listed_without_what_is_below() {
+    let agent = Agent::start().await;
+    let top = agent.folder.path().join("top");
+    tree(&top);
+    let body = encode_paths([&b""[..], b"deep", b"gone", b"link"]);
+    let (_, bytes) = agent.call("POST", &format!("/work/scan?path={}&flat=true", top.display()), body).await;
+    let mut found: Vec<_> = records(&bytes, false).into_iter().map(|(record, _)| record.path).collect();
+    found.sort();
+    let mut expected: Vec<Vec<u8>> = Vec::new();
+    for (folder, name) in [(top.clone(), ""), (top.join("deep"), "deep/")] {
+        let children = fs::read_dir(folder).expect("a folder").map(|child| child.expect("a child").file_name());
+        expected.extend(children.map(|child| format!("{name}{}", child.to_string_lossy()).into_bytes()));
+    }
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
 async fn files_are_read_in_the_order_in_which_they_are_named() {
     let agent = Agent::start().await;
     let top = agent.folder.path().join("top");
@@ -104,14 +122,17 @@ async fn a_watch_tells_of_changes_also_in_folders_made_later() {
     };
     // The top, deep, deep/er, .git, .git/refs, .git/refs/heads.
     assert_eq!(next().await, WatchEvent::Watching { folders: 6, complete: true });
+    let changed = |folder: &str| WatchEvent::Changed { folders: Some(vec![folder.to_owned()]) };
     fs::write(top.join("deep/file"), "changed").expect("a file");
-    assert_eq!(next().await, WatchEvent::Changed);
+    assert_eq!(next().await, changed("deep"));
     fs::create_dir_all(top.join("new/er")).expect("folders");
-    assert_eq!(next().await, WatchEvent::Changed);
+    // How much of the new folders is told depends on when each got its watch; the top tells of the first.
+    let WatchEvent::Changed { folders: Some(folders) } = next().await else { panic!("a change is told") };
+    assert!(folders.contains(&String::new()), "{folders:?}");
     fs::write(top.join("new/er/file"), "x").expect("a file");
-    assert_eq!(next().await, WatchEvent::Changed);
+    assert_eq!(next().await, changed("new/er"));
     fs::write(top.join(".git/refs/heads/main"), "x").expect("a file");
-    assert_eq!(next().await, WatchEvent::Changed);
+    assert_eq!(next().await, changed(".git/refs/heads"));
     // Neither what is left out nor objects are told of.
     fs::write(top.join("left/out/file"), "x").expect("a file");
     fs::write(top.join(".git/objects/x"), "x").expect("a file");

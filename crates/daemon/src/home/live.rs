@@ -4,6 +4,7 @@
 //! bound ([`SILENT_WITHIN`], and the end that the caller sets for the whole look).
 
 use super::answer::Answer;
+use super::recall::Listed;
 use super::tree::{Each, Tree, guest};
 use super::{HomeError, Result};
 use crate::guest::send;
@@ -12,6 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -39,8 +41,9 @@ impl LiveTree {
         LiveTree { socket: socket.to_owned(), path: path.to_owned(), runtime, end }
     }
 
-    fn ask(&self, call: &str, paths: &[Vec<u8>]) -> Result<Body> {
-        let uri = format!("/work/{call}?path={}", percent_encode(&self.path));
+    /// `query` is what stands behind the path.
+    fn ask(&self, call: &str, query: &str, paths: &[Vec<u8>]) -> Result<Body> {
+        let uri = format!("/work/{call}?path={}{query}", percent_encode(&self.path));
         let body = encode_paths(paths.iter().map(Vec::as_slice));
         let request = Request::post(uri).header("host", "guest").body(Full::new(Bytes::from(body)));
         let request = request.map_err(|error| guest(&self.path, error))?;
@@ -79,21 +82,13 @@ impl Tree for LiveTree {
     }
 
     fn scan(&mut self, pruned: &[Vec<u8>], each: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
-        Answer::new(self.ask("scan", pruned)?, &self.path, self.end).scan(each)
+        Answer::new(self.ask("scan", "", pruned)?, &self.path, self.end).scan(each)
     }
 
     fn read(&mut self, paths: &[Vec<u8>], each: Each) -> Result<()> {
-        let mut first = 0;
-        while first < paths.len() {
-            let mut bytes = 0;
-            let fits = |path: &&Vec<u8>| {
-                bytes += path.len() + 1;
-                bytes <= PATHS_LIMIT_BYTES
-            };
-            let count = paths[first..].iter().take(PATHS_AT_ONCE).take_while(fits).count().max(1);
-            let body = self.ask("read", &paths[first..first + count])?;
-            Answer::new(body, &self.path, self.end).contents(first..first + count, each)?;
-            first += count;
+        for numbers in requests(paths) {
+            let body = self.ask("read", "", &paths[numbers.clone()])?;
+            Answer::new(body, &self.path, self.end).contents(numbers, each)?;
         }
         Ok(())
     }
@@ -101,6 +96,32 @@ impl Tree for LiveTree {
     fn below(&self, path: &str) -> Box<dyn Tree + '_> {
         Box::new(LiveTree { path: format!("{}/{path}", self.path), ..self.clone() })
     }
+}
+
+impl Listed for LiveTree {
+    fn list(&mut self, folders: &[Vec<u8>], each: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+        for numbers in requests(folders) {
+            let body = self.ask("scan", "&flat=true", &folders[numbers])?;
+            Answer::new(body, &self.path, self.end).scan(each)?;
+        }
+        Ok(())
+    }
+}
+
+/// So many of the paths at once as one request may name.
+fn requests(paths: &[Vec<u8>]) -> impl Iterator<Item = Range<usize>> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |path: &&Vec<u8>| {
+            bytes += path.len() + 1;
+            bytes <= PATHS_LIMIT_BYTES
+        };
+        let left = paths.get(first..).filter(|left| !left.is_empty())?;
+        let count = left.iter().take(PATHS_AT_ONCE).take_while(fits).count().max(1);
+        first += count;
+        Some(first - count..first)
+    })
 }
 
 /// An answer's body as a thread reads it.

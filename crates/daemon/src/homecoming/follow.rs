@@ -1,9 +1,10 @@
 //! The background: one task for each workspace of a guest that runs, from the agent's word to the next look.
 
-use super::{HomeError, LOOK_WITHIN, chain, find, holds_work, lock, look, place};
+use super::{HomeError, LOOK_WITHIN, chain, find, holds_work, lock, look_again, place};
 use crate::app::{App, HostKind};
 use crate::guest;
 use crate::home::live::percent_encode;
+use crate::home::recall::Memory;
 use crate::home::state::decode_path;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -14,7 +15,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::error::RecvError;
-use wire::guest::work::{WatchEvent, encode_paths};
+use wire::guest::work::{CHANGED_LIMIT, CHANGED_LIMIT_BYTES, WatchEvent, encode_paths};
 
 /// A look that took t is followed by a pause of at least 4 t: at most a fifth of a CPU goes into a guest that never rests.
 const PAUSE_FACTOR: u32 = 4;
@@ -25,8 +26,8 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const UNWATCHED_LOOK: Duration = Duration::from_secs(60);
 /// 1 s between the end of a guest and the look at its disk.
 const REST: Duration = Duration::from_secs(1);
-/// 4 KiB: a line of a watch has a tenth.
-const MAX_LINE_BYTES: usize = 4096;
+/// 1 MiB: the longest line of a watch names folders in as many bytes as one may, each of which JSON writes as six at most.
+const MAX_LINE_BYTES: usize = CHANGED_LIMIT_BYTES * 6 + CHANGED_LIMIT * 3 + 4096;
 /// 60 s for the agent to begin: it goes through all folders first.
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -86,7 +87,7 @@ fn look_at_all(app: &Arc<App>, id: SandboxId) {
             // One that is started again at once is looked at while it runs.
             tokio::time::sleep(REST).await;
             if app.engine.get(&id).is_ok_and(|now| matches!(now.state, State::Failed | State::Stopped)) {
-                look_once(&app, &id, &path).await;
+                look_once(&app, &id, &path, &mut Memory::default()).await;
             }
         });
     }
@@ -167,6 +168,7 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
     let shipped = find(app, id, guest_path).map(|(_, workspace)| workspace.prepared_at)?;
     let mut lines = open(app, id, guest_path, pruned).await?;
     let mut every = None;
+    let mut memory = Memory::default();
     loop {
         let unwatched = async {
             match every {
@@ -176,7 +178,7 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
         };
         let event = tokio::select! {
             event = lines.next(guest_path) => event?,
-            () = unwatched => Some(WatchEvent::Changed),
+            () = unwatched => Some(WatchEvent::Changed { folders: None }),
             // Another tree stands in the place of the one that is watched.
             _ = news.changed() => match find(app, id, guest_path) {
                 Ok((_, workspace)) if workspace.prepared_at == shipped => continue,
@@ -185,12 +187,13 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
         };
         match event {
             Some(WatchEvent::Watching { complete, .. }) => every = (!complete).then_some(UNWATCHED_LOOK),
-            Some(WatchEvent::Changed) => {}
+            // Where not every folder is watched, others may have changed, too.
+            Some(WatchEvent::Changed { folders }) => memory.note(folders.as_deref().filter(|_| every.is_none())),
             Some(WatchEvent::Unknown) => continue,
             None => return Ok(()),
         }
         let begun = Instant::now();
-        if !look_once(app, id, guest_path).await {
+        if !look_once(app, id, guest_path, &mut memory).await {
             return Ok(());
         }
         tokio::time::sleep((begun.elapsed() * PAUSE_FACTOR).min(MAX_PAUSE)).await;
@@ -204,9 +207,16 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
 }
 
 /// False when there is nothing to look at any more.
-async fn look_once(app: &Arc<App>, id: &SandboxId, guest_path: &str) -> bool {
-    let (asked, path) = (id.clone(), guest_path.to_owned());
-    let looked = app.ask(move |app| Ok(look(app, &asked, &path, Instant::now() + LOOK_WITHIN))).await;
+async fn look_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, memory: &mut Memory) -> bool {
+    let (asked, path, mut held) = (id.clone(), guest_path.to_owned(), std::mem::take(memory));
+    let looked = app.ask(move |app| {
+        let looked = look_again(app, &asked, &path, Instant::now() + LOOK_WITHIN, &mut held);
+        Ok((looked, held))
+    });
+    let looked = looked.await.map(|(looked, held)| {
+        *memory = held;
+        looked
+    });
     match looked {
         Ok(Ok(report)) => {
             let left = report.left.len();

@@ -3,6 +3,7 @@
 //! | path | request | answer |
 //! |---|---|---|
 //! | `POST /work/scan?path=P` | paths (below `P`) whose insides are left out | a [`Record`] for everything below `P`, folders before what they hold |
+//! | `POST /work/scan?path=P&flat=true` | folders below `P`; the empty path is `P` itself | a [`Record`] for everything in each of them, and for nothing in folders below; a folder that is gone holds nothing |
 //! | `POST /work/read?path=P` | paths of files and links below `P` | for each, in order, a [`Record`] without a path and then `size` bytes: content or target |
 //! | `POST /work/watch?path=P` | as for scan | [`WatchEvent`]s as lines of JSON, until the host hangs up |
 //!
@@ -19,6 +20,9 @@ pub const PATH_LIMIT_BYTES: usize = 4096;
 /// 200 ms without another change end a burst; 2 s of changes without such a pause are told all the same.
 pub const QUIET_MS: u64 = 200;
 pub const BURST_MS: u64 = 2000;
+/// A line of a watch names so many changed folders, in so many bytes; of more it says that something changed somewhere.
+pub const CHANGED_LIMIT: usize = 2000;
+pub const CHANGED_LIMIT_BYTES: usize = 128 << 10;
 /// 16384 folders are watched at most: about 16 MiB of the guest's kernel memory (inotify(7), 1 KiB each on 64 bits).
 pub const WATCH_LIMIT: usize = 16384;
 
@@ -150,6 +154,13 @@ pub fn decode_paths(body: &[u8]) -> Result<Vec<Vec<u8>>, RecordError> {
     body.split(|byte| *byte == 0).map(|path| check_path(path).map(|()| path.to_vec())).collect()
 }
 
+/// As [`decode_paths`], for folders: an empty path is the top.
+pub fn decode_folders(body: &[u8]) -> Result<Vec<Vec<u8>>, RecordError> {
+    let Some(body) = body.strip_suffix(&[0]) else { return Ok(Vec::new()) };
+    let folder = |path: &[u8]| if path.is_empty() { Ok(Vec::new()) } else { check_path(path).map(|()| path.to_vec()) };
+    body.split(|byte| *byte == 0).map(folder).collect()
+}
+
 /// One line of `/work/watch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -161,7 +172,11 @@ pub enum WatchEvent {
         complete: bool,
     },
     /// Something below the path changed; many changes at once are told once.
-    Changed,
+    Changed {
+        /// The folders in which it did, each byte of a name as the character of that number. Absent: somewhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        folders: Option<Vec<String>>,
+    },
     /// From a newer agent; skipped.
     #[serde(other)]
     Unknown,
