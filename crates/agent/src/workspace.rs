@@ -17,6 +17,7 @@ use crate::files;
 use crate::http::{self, Answer, Request, io_fault};
 use ledger::Ledger;
 use merge::Shipment;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -77,6 +78,8 @@ impl Place {
 struct Leave {
     over: bool,
     discard: bool,
+    /// The guest has just booted with the shipment that is changed: what the changes leave alone is not looked at.
+    fresh: bool,
     /// The shipment's own name, and that of the one which it changes.
     id: String,
     base: Option<String>,
@@ -89,6 +92,7 @@ pub async fn put(request: Request) -> Answer {
     let leave = Leave {
         over: says("over"),
         discard: says("discard"),
+        fresh: says("fresh"),
         id: http::optional(&request, "id").unwrap_or_default(),
         base: http::optional(&request, "base"),
     };
@@ -103,7 +107,7 @@ pub async fn put(request: Request) -> Answer {
     });
     let unpacked = begun.await.map_err(files::unpack_fault(attempt));
     let outcome = tokio::task::spawn_blocking(move || {
-        let outcome = unpacked.and_then(|()| place.settle(leave));
+        let outcome = unpacked.and_then(|came| place.settle(leave, came));
         // What is left there is of no use to anybody, and the next try clears it away first.
         let _ = clear(&place.incoming);
         outcome
@@ -119,33 +123,64 @@ pub async fn state(request: &Request) -> Answer {
 }
 
 impl Place {
-    /// The unpacked archive takes its place.
-    fn settle(&self, leave: Leave) -> Result<Placed, Fault> {
+    /// The unpacked archive, which holds what `came`, takes its place.
+    fn settle(&self, leave: Leave, mut came: Ledger) -> Result<Placed, Fault> {
         let failed = |error| io_fault(format!("put the workspace in place at {}", self.folder.display()))(error);
         let free = self.is_free().map_err(failed)?;
         if free && leave.base.is_some() {
             return Err(self.another());
         }
-        let placed = if free {
+        if free {
             fs::rename(&self.incoming, &self.folder).map_err(failed)?;
-            None
-        } else {
-            if !leave.over {
-                let message =
-                    format!("{} is there already and holds something that was not shipped", self.folder.display());
-                return Err(
-                    Fault::new(FaultKind::Conflict, message).with_hint("choose another folder with `--guest-path`")
-                );
-            }
-            let before = Ledger::read(&self.ledger).map_err(failed)?;
-            let shipment = self.shipment(&leave).map_err(failed)?;
-            self.check(before.as_ref(), leave.discard)?;
-            Some(merge::merge(&self.incoming, &self.folder, before.unwrap_or_default(), &shipment).map_err(failed)?)
-        };
-        let mut ledger = Ledger::of(&self.folder, placed.as_ref().map(|merged| &merged.shipped)).map_err(failed)?;
-        ledger.id = leave.id;
-        ledger.write(&self.ledger).map_err(failed)?;
-        Ok(placed.map_or(Placed { written: ledger.len(), ..Placed::default() }, |merged| merged.placed))
+            came.id = leave.id;
+            came.write(&self.ledger).map_err(failed)?;
+            return Ok(Placed { written: came.len(), ..Placed::default() });
+        }
+        if !leave.over {
+            let message =
+                format!("{} is there already and holds something that was not shipped", self.folder.display());
+            return Err(Fault::new(FaultKind::Conflict, message).with_hint("choose another folder with `--guest-path`"));
+        }
+        let shipment = self.shipment(&leave, &mut came).map_err(failed)?;
+        if leave.fresh
+            && let Shipment::Changes { removed } = &shipment
+        {
+            return self.settle_fresh(&leave, &shipment, removed, &came);
+        }
+        let before = Ledger::read(&self.ledger).map_err(failed)?;
+        if !leave.discard {
+            let state = before.as_ref().map_or(Ok(WorkspaceState::default()), |ledger| ledger.compare(&self.folder));
+            self.check(state.map_err(failed)?, before.as_ref(), &came)?;
+        }
+        let merged = merge::merge(&self.incoming, &self.folder, before.unwrap_or_default(), &shipment, &came);
+        let merge::Merged { placed, mut shipped } = merged.map_err(failed)?;
+        shipped.id = leave.id;
+        shipped.write(&self.ledger).map_err(failed)?;
+        Ok(placed)
+    }
+
+    /// As much work as there are changes, however large the workspace is.
+    fn settle_fresh(
+        &self,
+        leave: &Leave,
+        shipment: &Shipment,
+        removed: &[PathBuf],
+        came: &Ledger,
+    ) -> Result<Placed, Fault> {
+        let failed = |error| io_fault(format!("put the workspace in place at {}", self.folder.display()))(error);
+        let paths = came.paths().chain(removed.iter().map(PathBuf::as_path));
+        let known = Ledger::look(&self.ledger, &paths.map(|path| path.as_os_str().as_bytes()).collect());
+        let known = known.map_err(failed)?.filter(|known| leave.base.as_deref() == Some(known.id.as_str()));
+        let known = known.ok_or_else(|| self.another())?;
+        if !leave.discard {
+            let state = known.compare_own(&self.folder).map_err(failed)?;
+            self.check(state, Some(&known), came)?;
+        }
+        let merged = merge::merge(&self.incoming, &self.folder, known, shipment, came).map_err(failed)?;
+        let mut changes = merged.shipped;
+        changes.id.clone_from(&leave.id);
+        changes.append(&self.ledger, removed).map_err(failed)?;
+        Ok(merged.placed)
     }
 
     /// Missing, or a folder with nothing in it.
@@ -160,7 +195,7 @@ impl Place {
 
     /// Changes are of use only to whoever has what they change.
     fn check_base(&self, base: &str) -> Result<(), Fault> {
-        let ledger = Ledger::read(&self.ledger).map_err(io_fault("look at the workspace"))?;
+        let ledger = Ledger::look(&self.ledger, &HashSet::new()).map_err(io_fault("look at the workspace"))?;
         match ledger.is_some_and(|ledger| !base.is_empty() && ledger.id == base) {
             true => Ok(()),
             false => Err(self.another()),
@@ -172,27 +207,23 @@ impl Place {
     }
 
     /// The list of what went is no file of the workspace.
-    fn shipment(&self, leave: &Leave) -> io::Result<Shipment> {
+    fn shipment(&self, leave: &Leave, came: &mut Ledger) -> io::Result<Shipment> {
         if leave.base.is_none() {
             return Ok(Shipment::Whole);
         }
         let list = self.incoming.join(REMOVED_LIST);
         let bytes = fs::read(&list)?;
         fs::remove_file(&list)?;
+        came.remove(Path::new(REMOVED_LIST));
         let paths = bytes.split(|byte| *byte == 0).filter(|path| !path.is_empty());
         Ok(Shipment::Changes { removed: paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect() })
     }
 
     /// Refuses what would lose the guest's work.
-    fn check(&self, before: Option<&Ledger>, discard: bool) -> Result<(), Fault> {
-        if discard {
-            return Ok(());
-        }
+    fn check(&self, state: WorkspaceState, before: Option<&Ledger>, came: &Ledger) -> Result<(), Fault> {
         let failed = |error| io_fault("look at the workspace")(error);
-        let state =
-            before.map_or(Ok(WorkspaceState::default()), |ledger| ledger.compare(&self.folder)).map_err(failed)?;
         let (own, examples) = match before {
-            Some(ledger) => merge::collisions(&self.incoming, &self.folder, ledger).map_err(failed)?,
+            Some(ledger) => merge::collisions(&self.incoming, &self.folder, ledger, came).map_err(failed)?,
             None => (0, Vec::new()),
         };
         if state.is_untouched() && own == 0 {

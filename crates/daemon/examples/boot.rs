@@ -85,7 +85,13 @@ fn round(
     let _change = disk.remove_disks(&id)?;
     let begun = Instant::now();
     let (root_size, work_size) = (ByteSize::from_gib(4), ByteSize::from_gib(8));
-    let _change = disk.ensure_disks(&Disks { id: id.clone(), image: machine.image.clone(), root_size, work_size })?;
+    let _change = disk.ensure_disks(&Disks {
+        id: id.clone(),
+        image: machine.image.clone(),
+        root_size,
+        work_size,
+        work_template: None,
+    })?;
     let disks = ms(begun);
     let begun = Instant::now();
     let link = Link { id: id.clone(), name: "boot".parse()?, backend: machine.backend, egress: Egress::default() };

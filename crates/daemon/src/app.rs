@@ -54,6 +54,8 @@ pub struct App {
     pub long_work: Semaphore,
     /// Who works on whose workspaces.
     pub workspaces: crate::workspace::locks::Locks,
+    /// Whether a work disk is being prepared for later sandboxes.
+    pub template_making: crate::workspace::template::Making,
     /// Published ports; absent where guests are imaginary.
     pub ports: Option<Arc<crate::publish::Ports>>,
     /// Somebody changed which ports shall be published by themselves.
@@ -107,6 +109,7 @@ impl App {
             guest_names,
             long_work: Semaphore::new(MAX_LONG_WORK),
             workspaces: crate::workspace::locks::Locks::default(),
+            template_making: crate::workspace::template::Making::default(),
             homes: crate::homecoming::Homes::default(),
             dns: OnceLock::new(),
             names: Mutex::default(),

@@ -8,6 +8,7 @@
 //! | `name` | the name server or `known_hosts` tells of a sandbox that is gone; NetworkManager asks us still | … does not tell of one that there is |
 
 use crate::app::{App, HostKind};
+use crate::host::disk::prepared;
 use crate::names;
 use crate::server::vmm_pid;
 use crate::ssh::keys::Keys;
@@ -108,6 +109,8 @@ fn files(app: &App, records: &[Arc<Sandbox>]) -> Vec<Found> {
         }
     }
     found.extend(half_made(app, &app.layout.templates()));
+    let alone = |path| stray(app, path, "remembers a template that is gone");
+    found.extend(prepared::strays(&app.layout).into_iter().map(alone));
     for path in entries(&app.layout.ssh().join("host")) {
         if id_of(&path).is_some_and(|id| !known(&id)) {
             found.push(stray(app, path, "the host key of a VM that has no record"));

@@ -9,7 +9,8 @@
 //!   images/<name>/         rootfs.ext4 work-seed.ext4 manifest.json
 //!   kernels/<name>/        vmlinux initramfs-<agent>.cpio modules/ manifest.json
 //!   templates/             <label>-<bytes>.ext4: empty file systems, one per size;
-//!                          seed-<image>-<stamp>-<bytes>.ext4: an image's work-seed, grown to that size
+//!                          seed-<image>-<stamp>-<bytes>.ext4: an image's work-seed, grown to that size;
+//!                          repository-<template>.ext4 .shipped: such a disk with a repository on it
 //! runtime  sockets and what names a running process; gone at reboot   the rule of `model::paths`
 //!   bangerd.sock
 //!   vm/<id>/               machine.json vsock.sock vsock.sock_<port> api.sock qmp.sock
@@ -22,7 +23,7 @@
 //! Installations may share a runtime folder: a run belongs to the one whose state holds `vms/<id>`.
 
 use model::paths::{CONTROL_SOCKET, Environment, MAX_SOCKET_PATH_BYTES};
-use model::{ByteSize, ImageName, KernelName, SandboxId};
+use model::{ByteSize, ImageName, KernelName, SandboxId, WorkTemplate};
 use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -237,6 +238,14 @@ impl Layout {
     /// The work-seed of an image at exactly this size. `stamp` changes with the seed.
     pub fn seed_template(&self, image: &ImageName, stamp: u64, size: ByteSize) -> PathBuf {
         self.templates().join(format!("seed-{image}-{stamp:x}-{}.ext4", size.bytes()))
+    }
+
+    /// A work disk that begins with a repository, and what the host remembers of what is on it.
+    pub fn work_template(&self, name: &WorkTemplate) -> PathBuf {
+        self.templates().join(format!("repository-{name}.ext4"))
+    }
+    pub fn work_template_memory(&self, name: &WorkTemplate) -> PathBuf {
+        self.templates().join(format!("repository-{name}.shipped"))
     }
 
     pub fn shipments(&self) -> PathBuf {

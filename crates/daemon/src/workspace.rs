@@ -29,6 +29,7 @@ pub mod repository_config;
 pub mod settings;
 pub mod ship;
 pub mod state;
+pub mod template;
 pub mod tools;
 
 pub use inspect::{Source, inspect};

@@ -266,6 +266,7 @@ pub(crate) fn disks(sandbox: &Sandbox) -> Disks {
         image: sandbox.spec.image.clone(),
         root_size: sandbox.spec.root_size,
         work_size: sandbox.spec.disk_size,
+        work_template: sandbox.spec.work_template.clone(),
     }
 }
 

@@ -179,7 +179,13 @@ fn an_audit_tells_and_mends_what_somebody_else_did() {
     let stranger = model::SandboxId::from_bits(1);
     let image = web.spec.image.clone();
     let size = web.spec.disk_size;
-    let disks = engine::host::disk::Disks { id: stranger.clone(), image, root_size: size, work_size: size };
+    let disks = engine::host::disk::Disks {
+        id: stranger.clone(),
+        image,
+        root_size: size,
+        work_size: size,
+        work_template: None,
+    };
     let _change = host.disk.ensure_disks(&disks).expect("disks that no record knows");
     let found: Vec<_> = engine.audit().expect("audit").iter().map(|f| (f.what, f.subject.clone())).collect();
     let expected = [("link", "web".to_owned()), ("record", "db".to_owned()), ("disk", stranger.to_string())];

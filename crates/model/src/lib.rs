@@ -16,6 +16,7 @@ pub mod port;
 pub mod service;
 pub mod size;
 pub mod spec;
+pub mod work_template;
 pub mod workspace;
 
 pub use change::Change;
@@ -25,3 +26,4 @@ pub use lifecycle::State;
 pub use name::{ImageName, KernelName, SandboxName, UserName};
 pub use size::ByteSize;
 pub use spec::{Backend, InitMode, RestartPolicy, SandboxSpec, Vcpus, VmmChoice};
+pub use work_template::WorkTemplate;

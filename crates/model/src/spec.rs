@@ -6,6 +6,7 @@ use crate::name::{ImageName, KernelName, SandboxName};
 use crate::port::PortForward;
 use crate::service::ServiceChoice;
 use crate::size::ByteSize;
+use crate::work_template::WorkTemplate;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +45,9 @@ pub struct SandboxSpec {
     /// What of the image's own command is replaced; absent: nothing.
     #[serde(default)]
     pub service: ServiceChoice,
+    /// What the work disk begins as, where that is still there when the disk is made; else as the image's seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work_template: Option<WorkTemplate>,
 }
 
 /// Bounds that hold on every host and every backend; a host's own limits are checked at admission.

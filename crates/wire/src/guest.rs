@@ -65,12 +65,14 @@
 //! then what the host has no more goes, what the guest added stays, and what the guest changed is refused (`conflict`)
 //! unless `discard=true`. The ledger of what was put there lies beside `P`, as `.NAME.banger`, under the `id=` of its shipment.
 //! With `base=` the archive holds only what changed since the shipment of that id, and its first entry, [`REMOVED_LIST`], the
-//! paths that went (each ended by a NUL byte); `not_found` says that another shipment lies there.
+//! paths that went (each ended by a NUL byte); `not_found` says that another shipment lies there. With `fresh=true` the guest
+//! has just booted with that shipment on its disk: only what the changes would replace is looked at. See [`ledger`].
 
 mod workspace;
 
 pub use workspace::*;
 
+pub mod ledger;
 pub mod window;
 pub mod work;
 

@@ -146,6 +146,7 @@ fn requests_keep_their_golden_shape() {
         ephemeral: true,
         no_start: false,
         service: None,
+        workspace: None,
         dry_run: false,
     };
     check_request("create_request", &create);

@@ -19,13 +19,12 @@ pub enum Shipment {
 
 pub struct Merged {
     pub placed: Placed,
-    /// Every path that was shipped, as it came.
+    /// Every path that was shipped, as it lies there now.
     pub shipped: Ledger,
 }
 
-/// Moves `incoming` into `folder`, and removes what the last shipment had and the host has no more.
-pub fn merge(incoming: &Path, folder: &Path, before: Ledger, shipment: &Shipment) -> io::Result<Merged> {
-    let new = Ledger::of(incoming, None)?;
+/// Moves `incoming`, which holds `new`, into `folder`, and removes what the last shipment had and the host has no more.
+pub fn merge(incoming: &Path, folder: &Path, before: Ledger, shipment: &Shipment, new: &Ledger) -> io::Result<Merged> {
     let mut placed = Placed::default();
     let gone: Vec<&Path> = match shipment {
         Shipment::Whole => before.paths().filter(|path| !new.holds(path) && !is_git(path)).collect(),
@@ -44,6 +43,8 @@ pub fn merge(incoming: &Path, folder: &Path, before: Ledger, shipment: &Shipment
         remove_empty_parents(folder, path);
     }
     into(incoming, folder, matches!(shipment, Shipment::Whole), &mut placed)?;
+    // A rename is a change, too.
+    let new = new.anew(folder)?;
     let shipped = match shipment {
         Shipment::Whole => new,
         Shipment::Changes { removed } => before.with(new, removed),
@@ -52,14 +53,14 @@ pub fn merge(incoming: &Path, folder: &Path, before: Ledger, shipment: &Shipment
 }
 
 /// Paths of the guest's own where the host now has something else.
-pub fn collisions(incoming: &Path, folder: &Path, before: &Ledger) -> io::Result<(u64, Vec<String>)> {
+pub fn collisions(incoming: &Path, folder: &Path, before: &Ledger, new: &Ledger) -> io::Result<(u64, Vec<String>)> {
     let (mut count, mut examples) = (0, Vec::new());
-    for path in Ledger::of(incoming, None)?.paths().filter(|path| !before.holds(path) && !is_git(path)) {
+    for path in new.paths().filter(|path| !before.holds(path) && !is_git(path)) {
         let there = folder.join(path);
         let Ok(facts) = fs::symlink_metadata(&there) else { continue };
         // A folder is in the way only while it holds something that was not shipped.
         let in_the_way = match facts.is_dir() {
-            true => Ledger::of(&there, None)?.paths().any(|inner| !before.holds(&path.join(inner))),
+            true => Ledger::of(&there)?.paths().any(|inner| !before.holds(&path.join(inner))),
             false => !same(&incoming.join(path), &fs::symlink_metadata(incoming.join(path))?, &there, &facts)?,
         };
         if in_the_way {
@@ -179,12 +180,24 @@ mod tests {
         fn new(shipped: &[(&str, &str)]) -> (Trees, Ledger) {
             let trees = Trees { folder: tempfile::tempdir().unwrap() };
             trees.write("there", shipped);
-            let ledger = Ledger::of(&trees.path("there"), None).unwrap();
+            let ledger = Ledger::of(&trees.path("there")).unwrap();
             (trees, ledger)
         }
 
         fn path(&self, name: &str) -> std::path::PathBuf {
             self.folder.path().join(name)
+        }
+
+        fn new_ones(&self) -> Ledger {
+            Ledger::of(&self.path("new")).unwrap()
+        }
+
+        fn merge(&self, before: Ledger, shipment: &Shipment) -> Merged {
+            merge(&self.path("new"), &self.path("there"), before, shipment, &self.new_ones()).unwrap()
+        }
+
+        fn collisions(&self, before: &Ledger) -> (u64, Vec<String>) {
+            collisions(&self.path("new"), &self.path("there"), before, &self.new_ones()).unwrap()
         }
 
         fn write(&self, tree: &str, files: &[(&str, &str)]) {
@@ -203,7 +216,7 @@ mod tests {
         trees.write("there", &[("built/output", "guest's own")]);
         let kept = fs::metadata(trees.path("there/same")).unwrap().ino();
         trees.write("new", &[("same", "1"), ("old", "2"), ("fresh/y", "2"), (".git/HEAD", "b")]);
-        let merged = merge(&trees.path("new"), &trees.path("there"), before, &Shipment::Whole).unwrap();
+        let merged = trees.merge(before, &Shipment::Whole);
         assert_eq!((merged.placed.kept, merged.placed.removed), (1, 1), "{:?}", merged.placed);
         let read = |name: &str| fs::read_to_string(trees.path("there").join(name)).ok();
         assert_eq!(read("old").as_deref(), Some("2"));
@@ -221,7 +234,7 @@ mod tests {
             Trees::new(&[("same", "1"), ("old", "1"), ("gone/x", "1"), (".git/HEAD", "a"), (".git/kept", "1")]);
         trees.write("new", &[("old", "2"), (".git/index", "2")]);
         let removed = vec![PathBuf::from("gone/x"), PathBuf::from("../outside")];
-        let merged = merge(&trees.path("new"), &trees.path("there"), before, &Shipment::Changes { removed }).unwrap();
+        let merged = trees.merge(before, &Shipment::Changes { removed });
         let read = |name: &str| fs::read_to_string(trees.path("there").join(name)).ok();
         let all = ["same", "old", "gone/x", ".git/HEAD", ".git/kept", ".git/index"].map(read);
         let all: Vec<_> = all.iter().map(Option::as_deref).collect();
@@ -234,8 +247,8 @@ mod tests {
     fn a_file_and_a_folder_may_change_places() {
         let (trees, before) = Trees::new(&[("a", "1"), ("b/c", "1")]);
         trees.write("new", &[("a/x", "2"), ("b", "2")]);
-        assert_eq!(collisions(&trees.path("new"), &trees.path("there"), &before).unwrap().0, 0);
-        merge(&trees.path("new"), &trees.path("there"), before, &Shipment::Whole).unwrap();
+        assert_eq!(trees.collisions(&before).0, 0);
+        trees.merge(before, &Shipment::Whole);
         assert_eq!(fs::read_to_string(trees.path("there/a/x")).unwrap(), "2");
         assert_eq!(fs::read_to_string(trees.path("there/b")).unwrap(), "2");
     }
@@ -245,7 +258,7 @@ mod tests {
         let (trees, before) = Trees::new(&[("a", "1")]);
         trees.write("there", &[("equal", "1"), ("other", "guest"), ("folder/x", "guest")]);
         trees.write("new", &[("a", "1"), ("equal", "1"), ("other", "host"), ("folder", "host")]);
-        let (count, mut examples) = collisions(&trees.path("new"), &trees.path("there"), &before).unwrap();
+        let (count, mut examples) = trees.collisions(&before);
         examples.sort();
         assert_eq!((count, examples), (2, vec!["folder".to_owned(), "other".to_owned()]));
     }

@@ -3,7 +3,8 @@
 //! Every step goes relative to an open folder and follows no link, so a name can lead nowhere else. Files, folders and
 //! symbolic links are all that a shipment holds; anything else is refused.
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, mkdirat, openat, symlinkat, unlinkat};
+use super::ledger::{Ledger, stamp};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, mkdirat, openat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use tar::EntryType;
+use wire::guest::ledger::Stamp;
 
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Two blocks of zeros end an archive (POSIX, pax).
@@ -20,8 +22,10 @@ const PERMISSIONS: u32 = 0o777;
 /// Permissions that the agent's umask takes away when a file is made.
 const MASKED: u32 = 0o022;
 
-pub fn unpack(folder: &Path, input: impl Read) -> io::Result<()> {
+/// Answers what came, as it lies there: it is noted beside each file, which is cheaper than to look for all of them again.
+pub fn unpack(folder: &Path, input: impl Read) -> io::Result<Ledger> {
     std::fs::create_dir_all(folder)?;
+    let mut came = Ledger::default();
     let mut tree = Tree { top: File::open(folder)?.into(), last: None };
     let mut archive = tar::Archive::new(BufReader::with_capacity(BUFFER_BYTES, Tail { input, zeros: 0 }));
     for entry in archive.entries()? {
@@ -36,18 +40,18 @@ pub fn unpack(folder: &Path, input: impl Read) -> io::Result<()> {
             EntryType::Regular | EntryType::Continuous => {
                 let (mode, mtime) = (entry.header().mode()? & PERMISSIONS, entry.header().mtime()?);
                 let file = make(tree.folder(parents)?, name, mode)?;
-                fill(file, &mut entry, mode, mtime)?;
+                came.add(&parts.iter().collect::<PathBuf>(), fill(file, &mut entry, mode, mtime)?);
             }
             EntryType::Symlink => {
                 let target = entry.link_name()?.ok_or_else(|| wrong(&path, "it is a link to nothing"))?.into_owned();
-                link(tree.folder(parents)?, name, &target)?;
+                came.add(&parts.iter().collect::<PathBuf>(), link(tree.folder(parents)?, name, &target)?);
             }
             _ => return Err(wrong(&path, "it is no file, folder or symbolic link")),
         }
     }
     // The library takes the end of the stream for the end of the archive.
     match archive.into_inner().into_inner().zeros >= END_BYTES {
-        true => Ok(()),
+        true => Ok(came),
         false => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
@@ -125,7 +129,7 @@ fn make(here: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<File> {
     }
 }
 
-fn fill<R: Read>(mut file: File, content: &mut tar::Entry<'_, R>, mode: u32, mtime: u64) -> io::Result<()> {
+fn fill<R: Read>(mut file: File, content: &mut tar::Entry<'_, R>, mode: u32, mtime: u64) -> io::Result<Stamp> {
     // The library takes the end of the stream for the end of the file.
     if io::copy(content, &mut file)? != content.size() {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -134,17 +138,21 @@ fn fill<R: Read>(mut file: File, content: &mut tar::Entry<'_, R>, mode: u32, mti
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     }
     let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or(i64::MAX), tv_nsec: 0 };
-    Ok(rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?)
+    rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
+    Ok(stamp(&file.metadata()?))
 }
 
-fn link(here: BorrowedFd<'_>, name: &OsStr, target: &Path) -> io::Result<()> {
+fn link(here: BorrowedFd<'_>, name: &OsStr, target: &Path) -> io::Result<Stamp> {
     match symlinkat(target, here, name) {
         Err(Errno::EXIST) => {
             unlinkat(here, name, AtFlags::empty())?;
-            Ok(symlinkat(target, here, name)?)
+            symlinkat(target, here, name)?;
         }
-        made => Ok(made?),
+        made => made?,
     }
+    let facts = statat(here, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let changed_ns = facts.st_ctime.saturating_mul(1_000_000_000).saturating_add(facts.st_ctime_nsec as i64);
+    Ok(Stamp { changed_ns, size: facts.st_size as u64, mode: facts.st_mode })
 }
 
 #[cfg(test)]
@@ -184,7 +192,9 @@ mod tests {
             (EntryType::Regular, "a/b/open", "three", 0o444),
             (EntryType::Symlink, "link", "../outside", 0o777),
         ]);
-        unpack(&top, bytes.as_slice()).unwrap();
+        let came = unpack(&top, bytes.as_slice()).unwrap();
+        assert_eq!(came, Ledger::of(&top).unwrap());
+        assert_eq!(came.len(), 3);
         let facts = |name: &str| fs::metadata(top.join(name)).unwrap();
         assert_eq!(facts("a/b/tool").permissions().mode() & 0o7777, 0o755);
         assert_eq!(facts("a/b/open").permissions().mode() & 0o7777, 0o444);

@@ -108,7 +108,7 @@ pub enum CacheCommand {
 
 #[derive(Debug, Args)]
 pub struct CachePruneArgs {
-    /// Remove the others, too; a later pull of the same image fetches them again
+    /// Remove the others, too, and work disks prepared with repositories; both can be made again
     #[arg(long)]
     pub all: bool,
     /// Show what would go and remove nothing

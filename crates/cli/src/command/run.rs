@@ -108,6 +108,7 @@ pub async fn run(context: &Context, args: RunArgs) -> Outcome {
     if let Some((shipment, plan)) = &mut work {
         or_cancel(args.wish.settle(context, plan, usage, &mut request, shipment)).await?;
     }
+    request.workspace = work.as_ref().map(|(shipment, _)| shipment.clone());
     let vm = make(context, &request).await?;
     let shipped = match &work {
         Some((shipment, _)) => ship(context, &vm, shipment).await.map(Some),

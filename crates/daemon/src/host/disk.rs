@@ -1,11 +1,12 @@
 //! The disk seam on the real machine: two sparse files for each sandbox, made in milliseconds whatever the image's size.
 //!
 //! *root* is cloned from an empty file system, formatted once for each size, by reflink where the host's file system
-//! can, else only what is not a hole; *work* from the image's work-seed, which is grown to each size once ([`seed`]). A
-//! disk is made beside its place and renamed into it, so a name always stands for a whole disk. Whoever changes a disk holds its lock, as a running VMM does.
+//! can, else only what is not a hole; *work* from the image's work-seed, which is grown to each size once ([`seed`]), or
+//! from one that has a repository on it already ([`prepared`]). A disk is made beside its place and renamed into it, so a name always stands for a whole disk. Whoever changes a disk holds its lock, as a running VMM does.
 
 pub(crate) mod clone;
 mod ext4;
+pub(crate) mod prepared;
 mod seed;
 
 pub use clone::clone_sparse as copy_sparse;
@@ -113,6 +114,15 @@ impl HostDisk {
     }
 
     fn make_work(&self, path: &Path, wanted: &Disks) -> std::result::Result<(), DiskError> {
+        if let Some(template) = &wanted.work_template
+            && let Some(template) = prepared::find(&self.layout, template, wanted.work_size)
+        {
+            match clone::clone_sparse(&template, path) {
+                // It may go at any time.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                cloned => return Ok(cloned?),
+            }
+        }
         let seed = self.layout.image_work_seed(&wanted.image);
         if !seed.is_file() {
             return self.make_empty(path, wanted.work_size, Label::Work, &wanted.id);

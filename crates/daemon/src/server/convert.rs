@@ -65,6 +65,7 @@ pub fn spec(request: &CreateRequest, app: &App) -> Result<SandboxSpec, Refusal> 
         stop_when_idle_s: request.stop_when_idle_s.or_else(|| idle_default(config)),
         ephemeral: request.ephemeral,
         service: service(request.service.as_ref())?,
+        work_template: None,
     };
     spec.validate().map_err(|error| Refusal::invalid(error.to_string()))?;
     Ok(spec)

@@ -4,6 +4,7 @@ use super::convert;
 use super::fault::{Refusal, fault};
 use super::input::{Json, Named, Query};
 use super::stream::respond;
+use super::workspaces;
 use crate::app::App;
 use crate::homecoming::{Work, settle, settle_root};
 use axum::extract::State;
@@ -62,7 +63,12 @@ pub async fn create(State(app): Shared, Json(request): Json<CreateRequest>) -> R
     let dry_run = request.dry_run;
     let spec = {
         let request = request.clone();
-        app.ask(move |app| convert::spec(&request, app).map_err(|refusal| refusal.0)).await?
+        app.ask(move |app| {
+            let mut spec = convert::spec(&request, app).map_err(|refusal| refusal.0)?;
+            spec.work_template = request.workspace.as_ref().and_then(|wanted| workspaces::known(app, &spec, wanted));
+            Ok(spec)
+        })
+        .await?
     };
     if dry_run {
         return dry(app, move |app| app.engine.plan_create(spec, start)).await;

@@ -6,6 +6,7 @@ use super::input::{Json, Named};
 use super::library::{absolute, library, refuse_used, used_by};
 use super::stream::respond;
 use crate::app::App;
+use crate::host::disk::prepared;
 use crate::host::images::{KernelFiles, OwnKernel, PullOptions, Registration, Sweep};
 use axum::extract::State;
 use axum::response::Response;
@@ -161,19 +162,28 @@ pub async fn prune_images(
     Ok(axum::Json(pruned.await?))
 }
 
-/// Removes blobs that no image was made of
+/// Removes blobs that no image was made of; with `all` every blob, and the work disks that are prepared with repositories
 #[utoipa::path(post, path = "/v1/library/cache/prune", tag = "library", request_body = PruneRequest,
     responses((status = 200, body = Pruned), (status = "default", body = Fault)))]
 pub async fn prune_cache(State(app): Shared, Json(request): Json<PruneRequest>) -> Result<axum::Json<Pruned>, Refusal> {
     let library = library(&app)?;
-    let pruned = app.work(move |_| {
+    let pruned = app.work(move |app| {
         let sweep = if request.all { Sweep::All } else { Sweep::Unused };
         let gone = library.prune_cache(sweep, request.dry_run).map_err(|error| fault(error.into()))?;
-        Ok::<_, Fault>(Pruned {
+        let mut pruned = Pruned {
             freed_bytes: gone.iter().map(|entry| entry.allocated.bytes()).sum(),
             removed: gone.into_iter().map(|entry| entry.digest.to_string()).collect(),
             dry_run: request.dry_run,
-        })
+        };
+        let templates = if request.all { prepared::list(&app.layout) } else { Vec::new() };
+        for held in templates {
+            pruned.freed_bytes += held.bytes;
+            pruned.removed.push(format!("repository-{}", held.name));
+            if !request.dry_run {
+                prepared::remove(&app.layout, &held.name);
+            }
+        }
+        Ok::<_, Fault>(pruned)
     });
     Ok(axum::Json(pruned.await?))
 }
@@ -229,7 +239,7 @@ fn kernels(app: &App) -> Result<DiskRow, Fault> {
     Ok(row("kernels", kernels.len() as u64, bytes, free))
 }
 
-/// Empty file systems: made again in milliseconds.
+/// Empty file systems, grown seeds and work disks with a repository: made again when they are wanted.
 fn templates(app: &App) -> DiskRow {
     let folder = app.layout.templates();
     let bytes = taken_below(&folder);

@@ -14,6 +14,7 @@ use crate::workspace::drift::{HostSide, host_side};
 use crate::workspace::prepare::Install;
 use crate::workspace::quote::quote;
 use crate::workspace::repository_config::{self, Consents, RepositoryConfig};
+use crate::workspace::template;
 use crate::workspace::tools::{Tool, pinned};
 use crate::workspace::{Preparation, Source, Wish};
 use axum::extract::State;
@@ -21,8 +22,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use engine::Sandbox;
 use engine::host::{Report, Watch};
-use model::SandboxId;
 use model::workspace::{DEFAULT_GUEST_PATH, Workspace, WorkspaceMode};
+use model::{SandboxId, SandboxSpec, WorkTemplate};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,6 +208,12 @@ fn status(record: &Workspace, host: HostSide, guest: Option<GuestSide>) -> Works
     WorkspaceStatus { workspace: convert::workspace(record), host: word.to_owned(), host_commits, host_error, guest }
 }
 
+/// What a work disk may begin with, so that less of this has to be shipped.
+pub fn known(app: &App, spec: &SandboxSpec, request: &PrepareRequest) -> Option<WorkTemplate> {
+    let wish = wish(request).ok()?;
+    template::choose(app, &spec.image, spec.disk_size, &wish)
+}
+
 fn prepare_now(app: &Arc<App>, id: &SandboxId, wish: Wish, watch: &dyn Watch) -> Result<Prepared, Fault> {
     let cancelled = || Fault::new(FaultKind::Cancelled, "cannot ship: it was cancelled while others were at it");
     let _turn = app.workspaces.hold(id, watch).ok_or_else(cancelled)?;
@@ -219,6 +226,9 @@ fn prepare_now(app: &Arc<App>, id: &SandboxId, wish: Wish, watch: &dyn Watch) ->
         watch.report(Report::Note { text: secret_note(&quote(&entry.path)) });
     }
     let delivered = deliver(app, &sandbox, &preparation, watch)?;
+    if delivered.mostly_new {
+        template::make_later(app, &sandbox, preparation.wish.clone());
+    }
     let mut notes = delivered.shipped.notes;
     let bootstrap = preparation.bootstrap()?;
     let lines = bootstrap.lines();

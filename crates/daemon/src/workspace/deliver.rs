@@ -7,6 +7,7 @@ use super::WorkspaceError;
 use super::delta::{Delta, Manifest, delta};
 use super::prepare::Preparation;
 use super::ship::{Shipped, ship, ship_delta};
+use super::template;
 use crate::app::{App, HostKind};
 use crate::guest::{self, GuestError};
 use crate::home::limits::SMALL_BYTES;
@@ -33,12 +34,17 @@ const PIECE_WITHIN: Duration = Duration::from_secs(60);
 /// 10 min for the guest to put a million files in place.
 const PLACED_WITHIN: Duration = Duration::from_secs(600);
 
+/// A shipment of more than a quarter of all files is a new one rather than a change.
+const MOST_OF: usize = 4;
+
 type Piece = io::Result<Bytes>;
 
 pub struct Delivered {
     pub workspace: Workspace,
     pub shipped: Shipped,
     pub placed: Placed,
+    /// Nothing of it, or little, was there before: worth a template for the next sandbox.
+    pub mostly_new: bool,
 }
 
 /// Ships into a running sandbox, and records it. Call with the sandbox's workspace lock held.
@@ -50,16 +56,20 @@ pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &
     let record = sandbox.workspaces.iter().find(|workspace| workspace.guest_path == path);
     let file = app.layout.shipped(&sandbox.id, folder_number(path));
     let manifest = Manifest::take(preparation, format!("{:016x}", app.host.clock.random()));
-    let mut changes = delta(preparation, record, Manifest::read(&file), &manifest);
+    let mut changes = match record {
+        Some(_) => delta(preparation, record, Manifest::read(&file), &manifest),
+        None => template::base(app, sandbox, preparation, &manifest),
+    };
     if let Some(changes) = changes.as_mut().filter(|changes| !changes.settings.is_empty()) {
         changes.guest_config = guest_config(app, sandbox, path);
     }
     let journey = Journey { app, sandbox, preparation, scratch: scratch.path(), watch, id: &manifest.id };
-    let (shipped, placed) = match changes.as_ref().map(|changes| journey.go(Some(changes))) {
+    let is_most = |changes: &Delta| changes.changed.len() * MOST_OF > preparation.entries.len();
+    let (mostly_new, (shipped, placed)) = match changes.as_ref().map(|changes| journey.go(Some(changes))) {
         // The guest's disk is older or newer than what we remember: it gets everything.
-        Some(Err(fault)) if fault.kind == FaultKind::NotFound => journey.go(None)?,
-        Some(outcome) => outcome?,
-        None => journey.go(None)?,
+        Some(Err(fault)) if fault.kind == FaultKind::NotFound => (true, journey.go(None)?),
+        Some(outcome) => (changes.as_ref().is_some_and(is_most), outcome?),
+        None => (true, journey.go(None)?),
     };
     if let Err(error) = manifest.write(&file) {
         // Everything travels the next time.
@@ -70,7 +80,7 @@ pub fn deliver(app: &App, sandbox: &Sandbox, preparation: &Preparation, watch: &
     app.engine.record_workspace(&sandbox.id, workspace.clone()).map_err(crate::server::fault)?;
     app.homes.nudge();
     tracing::info!(vm = %name, path, files = shipped.files, bytes = shipped.bytes, "shipped a workspace");
-    Ok(Delivered { workspace, shipped, placed })
+    Ok(Delivered { workspace, shipped, placed, mostly_new })
 }
 
 /// What the guest's repository is set to; none where nobody tells.
@@ -117,9 +127,11 @@ impl Journey<'_> {
 
     fn target(&self, changes: Option<&Delta>) -> String {
         let path = self.preparation.wish.guest_path.as_str();
-        let over = self.sandbox.workspaces.iter().any(|workspace| workspace.guest_path == path);
+        let is_known = self.sandbox.workspaces.iter().any(|workspace| workspace.guest_path == path);
+        // What lies there may be a template's that is of no use after all.
+        let over = is_known || self.sandbox.spec.work_template.is_some();
         let (discard, id) = (self.preparation.wish.discard, self.id);
-        let base = changes.map(|changes| format!("&base={}", changes.base)).unwrap_or_default();
+        let base = changes.map(|changes| format!("&base={}&fresh={}", changes.base, changes.fresh)).unwrap_or_default();
         format!("/workspace?path={}&over={over}&discard={discard}&id={id}{base}", guest::percent_encode(path))
     }
 

@@ -108,6 +108,8 @@ pub struct Delta {
     /// Settings that changed, and the guest's configuration, if somebody looked.
     pub settings: Vec<Change>,
     pub guest_config: Option<Vec<u8>>,
+    /// The guest has had it since it booted, and nobody has worked on it.
+    pub fresh: bool,
 }
 
 /// None where everything has to travel.
@@ -134,6 +136,26 @@ pub fn delta(
         }
         Source::Git(_) | Source::Folder { .. } => None,
     };
+    Some(changes(preparation, known, before, now))
+}
+
+/// For a guest that began with this on its disk: `commit`, checked out without a branch.
+pub fn delta_of_template(
+    preparation: &Preparation,
+    repository: &Repository,
+    commit: &str,
+    before: Manifest,
+    now: &Manifest,
+) -> Option<Delta> {
+    let has_submodules = !preparation.inner.is_empty() || !super::list::submodules(repository).ok()?.is_empty();
+    if has_submodules || preparation.options.from.is_some() {
+        return None;
+    }
+    follows(repository, commit, repository.head.as_deref()?)?;
+    Some(Delta { fresh: true, ..changes(preparation, Some(commit.to_owned()), before, now) })
+}
+
+fn changes(preparation: &Preparation, known: Option<String>, before: Manifest, now: &Manifest) -> Delta {
     let unchanged = |path: &PathBuf| {
         now.files.get(path).is_some_and(|facts| facts != FRESH && before.files.get(path) == Some(facts))
     };
@@ -142,7 +164,7 @@ pub fn delta(
     let changed = changed.cloned().collect();
     let removed = removed.collect();
     let settings = settings::changes(&before.settings, &now.settings);
-    Some(Delta { base: before.id, changed, removed, known, settings, guest_config: None })
+    Delta { base: before.id, changed, removed, known, settings, guest_config: None, fresh: false }
 }
 
 /// The commit of the guest, if what is to be checked out follows it.
@@ -153,10 +175,18 @@ fn known_commit(preparation: &Preparation, repository: &Repository, record: &Wor
     if has_submodules || preparation.branch() != record.branch || preparation.options.from.is_some() {
         return None;
     }
-    repository.git.ask(["merge-base", "--is-ancestor", "--end-of-options", &before, &now]).ok()?;
+    follows(repository, &before, &now).map(|()| before)
+}
+
+/// Whether `now` is `before`, or a day's work after it.
+pub fn follows(repository: &Repository, before: &str, now: &str) -> Option<()> {
+    if before == now {
+        return Some(());
+    }
+    repository.git.ask(["merge-base", "--is-ancestor", "--end-of-options", before, now]).ok()?;
     let range = format!("{before}..{now}");
     let count = repository.git.line(["rev-list", "--count", "--end-of-options", &range]).ok()??;
-    (count.parse::<u64>().ok()? <= MAX_COMMITS).then_some(before)
+    (count.parse::<u64>().ok()? <= MAX_COMMITS).then_some(())
 }
 
 /// Into the staged repository: one pack of the commits that follow `known` and of what the index holds beyond them.

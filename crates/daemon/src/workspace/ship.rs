@@ -13,7 +13,7 @@ use super::quote::quote;
 use super::settings;
 use super::{Result, WorkspaceError};
 use crate::home::quarantine::Hash;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2, readlinkat};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{File, FileTimes, Metadata};
@@ -22,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use wire::guest::ledger;
 
 pub use model::workspace::DEFAULT_DEPTH;
 /// 64 KiB: a disk with less is full for any git.
@@ -103,10 +104,42 @@ enum Content {
     Gone,
 }
 
+/// Writes what a template holds: the commit `options.from`, checked out without a branch, the files of `entries`, and the
+/// ledger of all that, by which the agent knows it. `place`: the folder on the disk, and the shipment's name.
+pub fn ship_template(
+    repository: &Repository,
+    entries: &[Entry],
+    options: &ShipOptions,
+    scratch: &Path,
+    (place, id): (&Path, &str),
+    out: &mut dyn Write,
+) -> Result<()> {
+    // As if nothing were checked out on the host: neither its branch nor its index goes along.
+    let committed = Repository { branch: None, head: None, ..repository.clone() };
+    let source = Source::Git(Box::new(committed));
+    let mut shipment = Shipment::new(&source, options, out);
+    shipment.below = place.to_owned();
+    shipment.ledger = Some(ledger::HEAD_LINE.to_vec());
+    let Source::Git(committed) = &source else { unreachable!("it was made one above") };
+    stage(committed, options, scratch)?;
+    shipment.append_tree(&scratch.join(".git"), Path::new(".git"))?;
+    shipment.files(&repository.top, entries, Path::new(""))?;
+    let mut written = shipment.ledger.take().expect("it was given one above");
+    ledger::encode_id(id, &mut written);
+    let name = [b".", place.file_name().unwrap_or_default().as_bytes(), b".banger"].concat();
+    shipment.below = place.parent().unwrap_or(Path::new("")).to_owned();
+    shipment.append_bytes(Path::new(std::ffi::OsStr::from_bytes(&name)), &written)?;
+    shipment.finish().map(drop)
+}
+
 struct Shipment<'a> {
     tar: tar::Builder<&'a mut dyn Write>,
     shipped: Shipped,
     top: PathBuf,
+    /// Where in the archive all of it lies.
+    below: PathBuf,
+    /// What goes into it, as the agent would note it on a disk that holds every file with the archive's time.
+    ledger: Option<Vec<u8>>,
     /// Permissions that no file keeps.
     unwritable: u32,
     /// Repositories staged so far: each has a folder of its own.
@@ -122,6 +155,8 @@ impl<'a> Shipment<'a> {
             tar,
             shipped: Shipped::default(),
             top: source.path().into(),
+            below: PathBuf::new(),
+            ledger: None,
             unwritable: if options.readonly { 0o222 } else { 0 },
             staged: 0,
         }
@@ -180,12 +215,13 @@ impl<'a> Shipment<'a> {
     }
 
     fn files(&mut self, top: &Path, entries: &[Entry], below: &Path) -> Result<()> {
-        entries.iter().try_for_each(|entry| self.file(top, &entry.path, &below.join(&entry.path)))
+        let folder = open_folder(top).map_err(|source| WorkspaceError::Read { path: top.to_owned(), source })?;
+        entries.iter().try_for_each(|entry| self.file((top, &folder), &entry.path, &below.join(&entry.path)))
     }
 
-    fn file(&mut self, top: &Path, path: &Path, place: &Path) -> Result<()> {
+    fn file(&mut self, (top, folder): (&Path, &OwnedFd), path: &Path, place: &Path) -> Result<()> {
         let read = |source: io::Error| WorkspaceError::Read { path: top.join(path), source };
-        let handle = match open_below(top, path, OFlags::PATH | OFlags::NOFOLLOW) {
+        let handle = match open_in(folder, path, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(handle) => handle,
             // Gone since it was listed, or a folder on the way became a link: not what git tracks, so it stays here.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -204,14 +240,16 @@ impl<'a> Shipment<'a> {
         if kind.is_symlink() {
             let target = readlinkat(&handle, "", Vec::new()).map_err(|error| read(error.into()))?;
             let mut header = header(tar::EntryType::Symlink, 0o777, 0, metadata.mtime());
-            return self.append_link(&mut header, place, target.as_bytes()).map_err(|source| self.write_error(source));
+            self.note_in_ledger(place, &header, target.as_bytes().len() as u64);
+            let place = self.below.join(place);
+            return self.append_link(&mut header, &place, target.as_bytes()).map_err(|source| self.write_error(source));
         }
         if !kind.is_file() {
             self.note(path, "it is neither a file nor a symbolic link");
             return Ok(());
         }
         for attempt in 1..=READS {
-            match self.content(top, path, place)? {
+            match self.content((top, folder), path, place)? {
                 Content::Still => break,
                 Content::Gone if attempt == 1 => break,
                 Content::Gone | Content::Changed if attempt < READS => {}
@@ -223,9 +261,9 @@ impl<'a> Shipment<'a> {
 
     /// Appends what a file holds; the later of two copies counts. One that was written to meanwhile may look untouched to git
     /// and be neither the old nor the new.
-    fn content(&mut self, top: &Path, path: &Path, place: &Path) -> Result<Content> {
+    fn content(&mut self, (top, folder): (&Path, &OwnedFd), path: &Path, place: &Path) -> Result<Content> {
         let read = |source: io::Error| WorkspaceError::Read { path: top.join(path), source };
-        let file = match open_below(top, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
+        let file = match open_in(folder, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
             Ok(file) => File::from(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Gone),
             Err(error) => return Err(read(error)),
@@ -237,9 +275,10 @@ impl<'a> Shipment<'a> {
         let size = before.len();
         let mode = (0o644 | (before.permissions().mode() & 0o111)) & !self.unwritable;
         let mut header = header(tar::EntryType::Regular, mode, size, before.mtime());
+        self.note_in_ledger(place, &header, size);
         // The header promised `size` bytes; a file that shrinks or grows meanwhile is padded or cut to it.
         let exact = (&file).chain(io::repeat(0)).take(size);
-        self.tar.append_data(&mut header, place, exact).map_err(|source| self.write_error(source))?;
+        self.tar.append_data(&mut header, self.below.join(place), exact).map_err(|source| self.write_error(source))?;
         self.shipped.bytes += size;
         let stamp = |facts: &Metadata| (facts.len(), facts.mtime_nsec(), facts.ctime(), facts.ctime_nsec());
         let still = stamp(&before) == stamp(&file.metadata().map_err(read)?);
@@ -265,18 +304,49 @@ impl<'a> Shipment<'a> {
         self.tar.append_data(header, place, io::empty())
     }
 
-    /// A staged folder of ours, whole.
+    /// A staged folder of ours, whole; it belongs to root in the guest.
     fn append_tree(&mut self, from: &Path, place: &Path) -> Result<()> {
-        self.tar.append_dir_all(place, from).map_err(|source| self.write_error(source))
+        self.append_folder(place, 0o755)?;
+        let read = |source: io::Error| WorkspaceError::Read { path: from.to_owned(), source };
+        for entry in std::fs::read_dir(from).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            let (path, place) = (entry.path(), place.join(entry.file_name()));
+            let facts = entry.metadata().map_err(read)?;
+            if facts.is_dir() {
+                self.append_tree(&path, &place)?;
+            } else if facts.is_file() {
+                let mode = facts.permissions().mode() & 0o777;
+                let mut header = header(tar::EntryType::Regular, mode, facts.len(), facts.mtime());
+                self.note_in_ledger(&place, &header, facts.len());
+                let (file, place) = (File::open(&path).map_err(read)?, self.below.join(place));
+                self.tar.append_data(&mut header, place, file).map_err(|source| self.write_error(source))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_in_ledger(&mut self, place: &Path, header: &tar::Header, size: u64) {
+        let Some(written) = &mut self.ledger else { return };
+        let path = place.as_os_str().as_bytes();
+        let kind =
+            if header.entry_type() == tar::EntryType::Symlink { FileType::Symlink } else { FileType::RegularFile };
+        let (mode, mtime) = (header.mode().unwrap_or(0), header.mtime().unwrap_or(0));
+        let changed_ns = i64::try_from(mtime).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        if ledger::counts(path) {
+            let stamp = ledger::Stamp { changed_ns, size, mode: kind.as_raw_mode() | mode };
+            ledger::Entry::There(stamp, path).encode(written);
+        }
     }
 
     fn append_bytes(&mut self, place: &Path, bytes: &[u8]) -> Result<()> {
         let mut header = header(tar::EntryType::Regular, 0o644, bytes.len() as u64, 0);
+        let place = self.below.join(place);
         self.tar.append_data(&mut header, place, bytes).map_err(|source| self.write_error(source))
     }
 
     fn append_folder(&mut self, place: &Path, mode: u32) -> Result<()> {
         let mut header = header(tar::EntryType::Directory, mode, 0, 0);
+        let place = self.below.join(place);
         self.tar.append_data(&mut header, place, io::empty()).map_err(|source| self.write_error(source))
     }
 
@@ -518,10 +588,17 @@ pub(super) fn read_small(top: &Path, path: &Path) -> Result<Option<String>> {
 
 /// Opens below `top` without following a link anywhere on the way (openat2(2)).
 fn open_below(top: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let folder = rustix::fs::open(top, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    open_in(&open_folder(top)?, path, flags)
+}
+
+fn open_folder(top: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(top, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn open_in(folder: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     // With PATH and NOFOLLOW a final link is opened itself; one on the way is refused all the same (openat2(2)).
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(&folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    Ok(openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
 fn header(kind: tar::EntryType, mode: u32, size: u64, mtime: i64) -> tar::Header {

@@ -196,7 +196,7 @@ impl Subject<'_> {
 
     fn disks(&self, id: &SandboxId) -> Disks {
         let size = ByteSize::from_gib(1);
-        Disks { id: id.clone(), image: self.image.clone(), root_size: size, work_size: size }
+        Disks { id: id.clone(), image: self.image.clone(), root_size: size, work_size: size, work_template: None }
     }
 
     fn link(&self, id: &SandboxId) -> Link {

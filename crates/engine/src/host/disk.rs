@@ -4,7 +4,7 @@
 //! grown to its size, mounted on `/root`; it survives a reset. Both cost O(1) to make, whatever the image's size.
 
 use super::Result;
-use model::{ByteSize, Change, ImageName, SandboxId};
+use model::{ByteSize, Change, ImageName, SandboxId, WorkTemplate};
 
 pub trait Disk: Send + Sync {
     /// Makes both disks where they are missing, grows them where they are smaller; a larger one is left as it is.
@@ -25,6 +25,8 @@ pub struct Disks {
     pub image: ImageName,
     pub root_size: ByteSize,
     pub work_size: ByteSize,
+    /// What a work disk that is missing begins as, instead of the image's seed; passed over when it is gone.
+    pub work_template: Option<WorkTemplate>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,6 +26,7 @@ pub fn spec(name: &str) -> SandboxSpec {
         stop_when_idle_s: None,
         ephemeral: false,
         service: Default::default(),
+        work_template: None,
     }
 }
 

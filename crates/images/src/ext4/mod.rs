@@ -13,12 +13,14 @@ mod facts;
 mod names;
 mod sink;
 mod size;
+mod work_disk;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
 pub use facts::{Init, SystemFacts};
+pub use work_disk::{WorkDisk, write_work_disk};
 pub use writer::{Mkext4, RootfsWriter, Volume, Written};
 
 use crate::layer::{Layer, LayerError};

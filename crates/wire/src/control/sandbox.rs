@@ -128,6 +128,9 @@ pub struct CreateRequest {
     /// What to change of the image's own command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<super::ServiceRequest>,
+    /// The workspace that is to be shipped next: the work disk may begin with what of it is known already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<super::PrepareRequest>,
     /// Answer with the plan instead of carrying it out.
     pub dry_run: bool,
 }

@@ -31,7 +31,7 @@ impl Label {
     }
 
     /// Version 8 of RFC 9562, bits of our own choice. All disks of a kind share it: no guest sees two of them.
-    fn uuid(self) -> [u8; 16] {
+    pub fn uuid(self) -> [u8; 16] {
         let [a, b, c, d, ..] = *self.word().as_bytes() else { unreachable!("both words have four letters") };
         [a, b, c, d, 0, 0, 0x80, 0, 0x80, 0, b'b', b'a', b'n', b'g', b'e', b'r']
     }

@@ -27,7 +27,7 @@ pub fn grown(layout: &Layout, wanted: &Disks) -> Result<PathBuf, DiskError> {
 }
 
 /// Another file under the same name, or a file that was written again, has another one.
-fn stamp(seed: &Path) -> Result<u64, DiskError> {
+pub fn stamp(seed: &Path) -> Result<u64, DiskError> {
     let facts = fs::metadata(seed)?;
     Ok(facts.ino() ^ (facts.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(facts.mtime_nsec() as u64))
 }

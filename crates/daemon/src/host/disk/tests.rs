@@ -29,7 +29,7 @@ fn image() -> ImageName {
 
 fn disks(root_mib: u64, work_mib: u64) -> Disks {
     let [root_size, work_size] = [root_mib, work_mib].map(ByteSize::from_mib);
-    Disks { id: SandboxId::from_bits(0xd15c), image: image(), root_size, work_size }
+    Disks { id: SandboxId::from_bits(0xd15c), image: image(), root_size, work_size, work_template: None }
 }
 
 impl World {
