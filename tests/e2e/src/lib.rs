@@ -10,8 +10,10 @@ pub mod needs;
 pub mod netns;
 pub mod program;
 pub mod registry;
+pub mod repository;
 pub mod terminal;
 pub mod world;
 
 pub use program::Ran;
+pub use repository::Repository;
 pub use world::World;

@@ -1,85 +1,9 @@
 //! Promise: what is done in a guest comes home by itself, outlives the guest, and is never dropped unasked.
 
-use e2e::world::DEADLINE;
-use e2e::{World, needs};
+use e2e::{Repository, World, needs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
-
-struct Repository {
-    folder: tempfile::TempDir,
-}
-
-impl Repository {
-    fn new() -> Repository {
-        let repository = Repository { folder: tempfile::tempdir().expect("a folder can be made") };
-        std::fs::create_dir(repository.top()).expect("a folder can be made");
-        repository.git(&["init", "-q", "-b", "main"]);
-        repository.git(&["config", "user.name", "A Person"]);
-        repository.git(&["config", "user.email", "person@example.org"]);
-        for number in 1..=3 {
-            std::fs::write(repository.top().join("file"), format!("{number}\n")).expect("a file can be written");
-            std::fs::write(repository.top().join(".gitignore"), "*.log\n").expect("a file can be written");
-            repository.git(&["add", "-A"]);
-            repository.git(&["commit", "-q", "-m", &format!("commit {number}")]);
-        }
-        repository
-    }
-
-    fn top(&self) -> PathBuf {
-        self.folder.path().join("repo")
-    }
-
-    fn text(&self) -> String {
-        self.top().to_string_lossy().into_owned()
-    }
-
-    fn try_git(&self, folder: &Path, arguments: &[&str]) -> Output {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(folder).args(arguments).env("GIT_CONFIG_GLOBAL", "/dev/null");
-        git.env("GIT_OPTIONAL_LOCKS", "0").output().expect("git runs")
-    }
-
-    #[track_caller]
-    fn git(&self, arguments: &[&str]) -> String {
-        let output = self.try_git(&self.top(), arguments);
-        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
-    }
-
-    /// Waits until a file of a reference says this; only the guest's own word can bring that about.
-    #[track_caller]
-    fn await_content(&self, object: &str, wanted: &str) {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            let shown = self.try_git(&self.top(), &["show", object]);
-            if shown.status.success() && String::from_utf8_lossy(&shown.stdout).trim_end() == wanted {
-                return;
-            }
-            assert!(Instant::now() < end, "{object} does not come home: {}", self.git(&["for-each-ref"]));
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Every file with its permissions, the index, every reference but ours, HEAD, configuration and logs.
-    fn hash(&self) -> String {
-        let line = "find . \\( -path ./.git/objects -o -path ./.git/refs/banger -o -path ./.git/logs/refs/banger \\) -prune \
-                    -o -type f -printf '%m %p\\0' | sort -z; \
-                    find . \\( -path ./.git/objects -o -path ./.git/refs/banger -o -path ./.git/logs/refs/banger \\) -prune \
-                    -o -type f -print0 | sort -z | xargs -0 sha256sum";
-        let output = Command::new("sh").args(["-c", line]).current_dir(self.top()).output().expect("sh runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    #[track_caller]
-    fn assert_sound(&self) {
-        let checked = self.try_git(&self.top(), &["fsck", "--strict", "--full", "--no-dangling"]);
-        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    }
-}
+use std::time::Duration;
 
 #[track_caller]
 fn in_guest(world: &World, line: &str) {
@@ -92,7 +16,7 @@ fn work_outlives_a_killed_vmm_and_the_rest_is_read_from_its_disk() {
         return;
     }
     let world = World::debian();
-    let repository = Repository::new();
+    let repository = Repository::clean();
     let before = repository.hash();
     world.banger(&["vm", "run", "-d", "--name", "x", "--memory", "1G", &repository.text()]).ok();
     in_guest(&world, "echo guest > new && git add new && git commit -qm 'made in the guest'");
@@ -141,7 +65,7 @@ fn a_guest_without_git_brings_its_work_home_and_a_pull_takes_it_in() {
         return;
     }
     let world = World::tiny();
-    let repository = Repository::new();
+    let repository = Repository::clean();
     let before = repository.hash();
     world.banger(&["vm", "run", "-d", "--name", "x", "--image", "tiny", &repository.text()]).ok();
     in_guest(
@@ -173,7 +97,7 @@ fn a_sandbox_whose_work_cannot_come_home_is_not_deleted_unasked() {
         return;
     }
     let world = World::tiny();
-    let repository = Repository::new();
+    let repository = Repository::clean();
     let before = repository.hash();
     // Nothing was done: nothing is in the way, and nothing of ours is left.
     let ran = world.banger(&[

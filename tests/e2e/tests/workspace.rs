@@ -1,87 +1,7 @@
 //! Promise: a repository is in the guest as it is on the host, whatever its state, and the host's stays as it was.
 
-use e2e::{World, needs};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// Made before its world: a sandbox is not deleted while its work cannot be brought home.
-/// A repository of three commits in every state that a work tree can be in.
-struct Repository {
-    folder: tempfile::TempDir,
-}
-
-impl Repository {
-    fn dirty() -> Repository {
-        let repository = Repository { folder: tempfile::tempdir().expect("a folder can be made") };
-        std::fs::create_dir(repository.top()).expect("a folder can be made");
-        repository.git(&["init", "-q", "-b", "main"]);
-        repository.git(&["config", "user.name", "A Person"]);
-        repository.git(&["config", "user.email", "person@example.org"]);
-        for number in 1..=3 {
-            repository.write("file", &format!("{number}\n"));
-            repository.write(format!("dir/{number}"), "x\n");
-            repository.write(format!("name with blank and 'quote' {number}"), "x\n");
-            repository.git(&["add", "-A"]);
-            repository.git(&["commit", "-q", "-m", &format!("commit {number}")]);
-        }
-        repository.write("staged", "never committed\n");
-        repository.git(&["add", "staged"]);
-        repository.write("staged", "and edited after\n");
-        repository.write("file", "edited\n");
-        repository.git(&["mv", "dir/1", "dir/renamed"]);
-        std::fs::remove_file(repository.top().join("dir/2")).expect("a file can be removed");
-        repository.git(&["rm", "-q", "--cached", "dir/3"]);
-        symlink("../outside", repository.top().join("link")).expect("a link can be made");
-        repository.write("tool", "#!/bin/sh\necho it works\n");
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(repository.top().join("tool"), mode).expect("a mode can be set");
-        repository.git(&["add", "link", "tool"]);
-        repository.write("untracked", "stays here\n");
-        repository
-    }
-
-    fn top(&self) -> PathBuf {
-        self.folder.path().join("repo")
-    }
-
-    fn text(&self) -> String {
-        self.top().to_string_lossy().into_owned()
-    }
-
-    fn write(&self, path: impl AsRef<Path>, text: &str) {
-        let path = self.top().join(path);
-        std::fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder can be made");
-        std::fs::write(path, text).expect("a file can be written");
-    }
-
-    #[track_caller]
-    fn git(&self, arguments: &[&str]) -> String {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(self.top()).args(arguments).env("GIT_CONFIG_GLOBAL", "/dev/null");
-        let output = git.env("GIT_OPTIONAL_LOCKS", "0").output().expect("git runs");
-        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// Every file with its permissions and content, `.git` included: the whole repository, byte for byte, but for what
-    /// comes home from guests.
-    fn hash(&self) -> String {
-        let ours =
-            "\\( -path ./.git/objects -o -path ./.git/refs/banger -o -path ./.git/logs/refs/banger \\) -prune -o";
-        let hash = format!(
-            "find . {ours} -type f -printf '%m %p\\0' | sort -z; find . {ours} -type l -printf '%p %l\\0' | sort -z; \
-             find . {ours} -type f -print0 | sort -z | xargs -0 sha256sum"
-        );
-        shell(&self.top(), &hash)
-    }
-}
-
-fn shell(folder: &Path, line: &str) -> String {
-    let output = Command::new("sh").args(["-c", line]).current_dir(folder).output().expect("sh runs");
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use e2e::repository::{git, shell};
+use e2e::{Repository, World, needs};
 
 /// Names, kinds, execute bits and content of everything but `.git`, as busybox and GNU tools tell it alike.
 const TREE: &str = "find . -path ./.git -prune -o -type f -print | sort | while read -r f; do \
@@ -125,7 +45,7 @@ fn assert_git_agrees(world: &World, repository: &Repository) {
     for question in questions {
         let mut arguments = vec!["vm", "exec", "deb", "--", "git"];
         arguments.extend_from_slice(question);
-        assert_eq!(world.banger(&arguments).ok().stdout, repository.git(question), "git {question:?}");
+        assert_eq!(world.banger(&arguments).ok().stdout, git(&repository.top(), question), "git {question:?}");
     }
     let fsck = world.banger(&["vm", "exec", "deb", "--", "git", "fsck", "--no-dangling"]);
     assert_eq!(fsck.code, 0, "{fsck:?}");
@@ -145,7 +65,7 @@ fn git_in_the_guest_says_what_git_on_the_host_says() {
 
     let shown = world.vm("deb");
     assert_eq!(shown["workspaces"][0]["guest_path"], "/root/repo");
-    assert_eq!(shown["workspaces"][0]["head_commit"], repository.git(&["rev-parse", "HEAD"]).trim());
+    assert_eq!(shown["workspaces"][0]["head_commit"], repository.git(&["rev-parse", "HEAD"]));
 
     // Again, after the host moved on: what the guest added stays, what it changed is not lost.
     world.banger(&["vm", "exec", "deb", "--", "sh", "-c", "mkdir built && echo x > built/output"]).ok();
