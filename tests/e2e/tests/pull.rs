@@ -246,7 +246,8 @@ fn await_partial(world: &World) -> u64 {
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let partial = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".partial"));
         let largest = partial.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).max().unwrap_or(0);
-        if largest > 1 << 20 {
+        // More than the small layers have in all.
+        if largest > 4 << 20 {
             return largest;
         }
         assert!(Instant::now() < end, "nothing arrives");
