@@ -269,7 +269,7 @@ fn check_exports(
         assert_eq!(git(&copy, &["write-tree"]), wanted, "{view:?}");
     }
     let log = String::from_utf8(view::render(quarantine, range, WorkView::Log).unwrap()).unwrap();
-    assert!(log.contains("made in the guest") && !log.contains("    commit 2\n"), "{log}");
+    assert!(log.contains("made in the guest") && !log.contains("    commit "), "{log}");
     let status = String::from_utf8_lossy(&view::render(quarantine, range, WorkView::Status).unwrap()).into_owned();
     assert!(status.contains("M\tcount") && status.contains("D\tsrc/file1.txt"), "{status}");
 }

@@ -68,7 +68,8 @@ async fn named_folders_are_listed_without_what_is_below() {
     let top = agent.folder.path().join("top");
     tree(&top);
     let body = encode_paths([&b""[..], b"deep", b"gone", b"link"]);
-    let (_, bytes) = agent.call("POST", &format!("/work/scan?path={}&flat=true", top.display()), body).await;
+    let call = "work/scan";
+    let (_, bytes) = agent.call("POST", &format!("/{call}?path={}&flat=true", top.display()), body).await;
     let mut found: Vec<_> = records(&bytes, false).into_iter().map(|(record, _)| record.path).collect();
     found.sort();
     let mut expected: Vec<Vec<u8>> = Vec::new();

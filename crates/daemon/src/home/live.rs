@@ -43,9 +43,9 @@ impl LiveTree {
 
     /// `query` is what stands behind the path.
     fn ask(&self, call: &str, query: &str, paths: &[Vec<u8>]) -> Result<Body> {
-        let uri = format!("/work/{call}?path={}{query}", percent_encode(&self.path));
+        let uri = format!("/work/{call}?path={}", percent_encode(&self.path));
         let body = encode_paths(paths.iter().map(Vec::as_slice));
-        let request = Request::post(uri).header("host", "guest").body(Full::new(Bytes::from(body)));
+        let request = Request::post(uri + query).header("host", "guest").body(Full::new(Bytes::from(body)));
         let request = request.map_err(|error| guest(&self.path, error))?;
         let answer = async {
             let response = send(&self.socket, request).await.map_err(|error| guest(&self.path, error))?;

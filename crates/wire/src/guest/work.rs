@@ -3,7 +3,7 @@
 //! | path | request | answer |
 //! |---|---|---|
 //! | `POST /work/scan?path=P` | paths (below `P`) whose insides are left out | a [`Record`] for everything below `P`, folders before what they hold |
-//! | `POST /work/scan?path=P&flat=true` | folders below `P`; the empty path is `P` itself | a [`Record`] for everything in each of them, and for nothing in folders below; a folder that is gone holds nothing |
+//! | the same with `&flat=true` | folders below `P`; the empty path is `P` itself | a [`Record`] for everything in each of them, and for nothing in folders below; a folder that is gone holds nothing |
 //! | `POST /work/read?path=P` | paths of files and links below `P` | for each, in order, a [`Record`] without a path and then `size` bytes: content or target |
 //! | `POST /work/watch?path=P` | as for scan | [`WatchEvent`]s as lines of JSON, until the host hangs up |
 //!
