@@ -28,6 +28,7 @@ pub mod quote;
 pub mod repository_config;
 pub mod settings;
 pub mod ship;
+mod stage;
 pub mod state;
 pub mod template;
 pub mod tools;
