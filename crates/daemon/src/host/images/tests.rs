@@ -43,6 +43,18 @@ impl Rig {
         self.library.import_image(&name.parse().unwrap(), archive, &Unwatched)
     }
 
+    /// A bundle of image `tools` and kernel `mine`.
+    fn bundle(&self, boot_args: &str) -> (KernelName, PathBuf) {
+        self.import("tools", &self.archive("a.tar")).unwrap();
+        let kernel: KernelName = "mine".parse().unwrap();
+        let file = self.folder.path().join("vmlinux");
+        fs::write(&file, vmlinux()).unwrap();
+        let files = KernelFiles { vmlinux: file, modules: None, boot_args: boot_args.to_owned() };
+        self.library.import_kernel(&kernel, &files, &Unwatched).unwrap();
+        let path = self.library.bundle_image(&name("tools"), &kernel, self.folder.path(), &Unwatched).unwrap();
+        (kernel, path)
+    }
+
     fn left(&self) -> Vec<String> {
         let folder = fs::read_dir(self.library.layout.images()).unwrap();
         folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

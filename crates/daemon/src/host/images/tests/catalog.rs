@@ -37,13 +37,7 @@ fn a_catalogs_bundle_is_fetched_from_a_file_or_a_server_and_is_what_its_hash_say
         return;
     }
     let rig = Rig::new();
-    rig.import("tools", &rig.archive("a.tar")).unwrap();
-    let kernel: KernelName = "mine".parse().unwrap();
-    let file = rig.folder.path().join("vmlinux");
-    fs::write(&file, vmlinux()).unwrap();
-    let files = KernelFiles { vmlinux: file, modules: None, boot_args: String::new() };
-    rig.library.import_kernel(&kernel, &files, &Unwatched).unwrap();
-    let path = rig.library.bundle_image(&name("tools"), &kernel, rig.folder.path(), &Unwatched).unwrap();
+    let (_, path) = rig.bundle("");
     let hash = hash_in_name(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
     // A server that breaks off halfway the first time.
@@ -111,13 +105,7 @@ fn a_bundle_whose_entry_names_a_key_must_be_signed_by_it() {
         return;
     }
     let rig = Rig::new();
-    rig.import("tools", &rig.archive("a.tar")).unwrap();
-    let kernel: KernelName = "mine".parse().unwrap();
-    let file = rig.folder.path().join("vmlinux");
-    fs::write(&file, vmlinux()).unwrap();
-    let files = KernelFiles { vmlinux: file, modules: None, boot_args: String::new() };
-    rig.library.import_kernel(&kernel, &files, &Unwatched).unwrap();
-    let path = rig.library.bundle_image(&name("tools"), &kernel, rig.folder.path(), &Unwatched).unwrap();
+    let (_, path) = rig.bundle("");
     let hash = hash_in_name(&path).unwrap();
     let copy = rig.folder.path().join("copy");
     fs::copy(&path, &copy).unwrap();

@@ -3,7 +3,7 @@
 use super::super::bundle::hash_in_name;
 use super::super::registry::fake::Held;
 use super::super::*;
-use super::{Rig, has_checker, name, vmlinux};
+use super::{Rig, has_checker, name};
 use engine::host::Unwatched;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -225,13 +225,7 @@ fn a_bundle_brings_image_and_kernel_to_another_machine() {
         return;
     }
     let rig = Rig::new();
-    rig.import("tools", &rig.archive("a.tar")).unwrap();
-    let kernel: KernelName = "mine".parse().unwrap();
-    let file = rig.folder.path().join("vmlinux");
-    fs::write(&file, vmlinux()).unwrap();
-    let files = KernelFiles { vmlinux: file, modules: None, boot_args: "quiet".to_owned() };
-    rig.library.import_kernel(&kernel, &files, &Unwatched).unwrap();
-    let path = rig.library.bundle_image(&name("tools"), &kernel, rig.folder.path(), &Unwatched).unwrap();
+    let (kernel, path) = rig.bundle("quiet");
     assert!(hash_in_name(&path).is_some(), "{path:?}");
     assert_eq!(rig.library.bundle_image(&name("tools"), &kernel, rig.folder.path(), &Unwatched).unwrap(), path);
 
