@@ -1,6 +1,7 @@
 //! The generation of the firewall's rules: a number that the kernel raises by one with every transaction of anybody in
 //! this network namespace (nf_tables, `NFT_MSG_GETGEN`). While it stands still, the rules are those that we left.
 
+use crate::batch::{self, Step};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -11,13 +12,15 @@ const NEW_GENERATION: u16 = 10 << 8 | 15;
 const REQUEST: u16 = 1;
 /// `NFTA_GEN_ID`.
 const ATTRIBUTE_ID: u16 = 1;
+/// As much of an answer that nobody reads; the rest of it is dropped by the kernel.
+const STALE_BYTES: usize = 64;
 /// nlmsghdr (16 bytes) and nfgenmsg (4 bytes).
 const HEADERS: usize = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation(u32);
 
-/// Asks for the generation. The socket stays open for the helper's life: closing one waits until the kernel has freed
+/// Asks for the generation, and makes the next one. The socket stays open for the helper's life: closing one waits until the kernel has freed
 /// what the last transaction removed, 20 ms that nobody needs to wait for.
 pub struct Generations {
     socket: Socket,
@@ -31,6 +34,11 @@ impl Generations {
         Ok(Generations { socket })
     }
 
+    /// Changes elements of sets in the rules of this generation; no others.
+    pub fn commit(&self, steps: &[Step], from: Generation) -> io::Result<()> {
+        batch::commit(&self.socket, steps, from)
+    }
+
     pub fn current(&self) -> io::Result<Generation> {
         let mut request = Vec::with_capacity(HEADERS);
         request.extend((HEADERS as u32).to_ne_bytes());
@@ -38,6 +46,11 @@ impl Generations {
         request.extend(REQUEST.to_ne_bytes());
         // Sequence and port number, then nfgenmsg: family, version, resource.
         request.extend([0; 12]);
+        // Answers to a batch that was given up would be taken for this one's.
+        let mut stale = Vec::with_capacity(STALE_BYTES);
+        while self.socket.recv(&mut stale, libc::MSG_DONTWAIT).is_ok() {
+            stale.clear();
+        }
         self.socket.send(&request, 0)?;
         let (answer, _) = self.socket.recv_from_full()?;
         parse(&answer).map(Generation).ok_or_else(|| io::Error::other("the kernel tells no generation of its rules"))
@@ -45,6 +58,10 @@ impl Generations {
 }
 
 impl Generation {
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
     /// What it is after exactly one more transaction; 0 is left out.
     pub fn next(self) -> Generation {
         Generation(self.0.wrapping_add(1).max(1))

@@ -8,12 +8,14 @@
 //!     ledger    what was made, noted before it is made
 //!     netlink   links, addresses, neighbours        external   programs that are run: nft, resolved, manager
 //!     generation  whether anybody else changed rules
+//!     batch     elements of sets, by netlink
 //!     tap       /dev/net/tun                        sysctl  forwarding and what the bridge needs
 //! ```
 //!
 //! It decides nothing: what shall be comes from `bangerd`, how it is named from `wire::privilege::address`.
 
 pub mod args;
+pub mod batch;
 pub mod caller;
 pub mod checkpoint;
 pub mod external;

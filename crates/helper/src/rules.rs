@@ -20,6 +20,7 @@
 //! Packets in the direction of the one who opened a connection are judged each time, established or not: a policy that
 //! becomes stricter ends what it forbids.
 
+use crate::batch::{Element, Part, Step, Verb};
 use ipnet::IpNet;
 use model::egress::{Outbound, PRIVATE_V4, PRIVATE_V6};
 use std::collections::{BTreeMap, BTreeSet};
@@ -217,19 +218,32 @@ const FILLED: [(&str, &str); 12] = [
 
 /// From one policy that holds to the next, as one transaction over single elements; empty when nothing differs.
 /// `None` when the rules themselves differ.
-pub fn render_change(from: &Policy, to: &Policy, range: Range) -> Option<String> {
+pub fn change(from: &Policy, to: &Policy, range: Range) -> Option<Vec<Step>> {
     if from.dns_port != to.dns_port {
         return None;
     }
     let (old, new) = (Elements::of(from, range), Elements::of(to, range));
-    let mut script = String::new();
-    for (family, set) in FILLED {
-        script.push_str(&elements("delete", family, set, old.in_set(set).difference(new.in_set(set))));
+    let gone = FILLED.map(|(family, set)| step(Verb::Delete, family, set, old.in_set(set).difference(new.in_set(set))));
+    let come = FILLED.map(|(family, set)| step(Verb::Add, family, set, new.in_set(set).difference(old.in_set(set))));
+    Some(gone.into_iter().chain(come).filter(|step| !step.elements.is_empty()).collect())
+}
+
+/// The same steps for `nft`.
+pub fn render_change(steps: &[Step]) -> String {
+    steps.iter().map(render_step).collect()
+}
+
+fn step<'a>(verb: Verb, family: &'static str, set: &'static str, elements: impl Iterator<Item = &'a Element>) -> Step {
+    Step { verb, family, set, elements: elements.cloned().collect() }
+}
+
+fn render_step(step: &Step) -> String {
+    let Step { verb, family, set, elements } = step;
+    let elements: Vec<&str> = elements.iter().map(Element::text).collect();
+    match elements.is_empty() {
+        true => String::new(),
+        false => format!("{} element {family} {TABLE} {set} {{\n\t{}\n}}\n", verb.word(), elements.join(",\n\t")),
     }
-    for (family, set) in FILLED {
-        script.push_str(&elements("add", family, set, new.in_set(set).difference(old.in_set(set))));
-    }
-    Some(script)
 }
 
 /// Empties the sets and fills them.
@@ -238,21 +252,13 @@ fn fill(policy: &Policy, range: Range) -> String {
     let mut script = String::new();
     for (family, set) in FILLED {
         let _ = writeln!(script, "flush set {family} {TABLE} {set}");
-        script.push_str(&elements("add", family, set, new.in_set(set).iter()));
+        script.push_str(&render_step(&step(Verb::Add, family, set, new.in_set(set).iter())));
     }
     script
 }
 
-fn elements<'a>(verb: &str, family: &str, set: &str, elements: impl Iterator<Item = &'a String>) -> String {
-    let elements: Vec<&str> = elements.map(String::as_str).collect();
-    match elements.is_empty() {
-        true => String::new(),
-        false => format!("{verb} element {family} {TABLE} {set} {{\n\t{}\n}}\n", elements.join(",\n\t")),
-    }
-}
-
 #[derive(Default)]
-struct Elements(BTreeMap<&'static str, BTreeSet<String>>);
+struct Elements(BTreeMap<&'static str, BTreeSet<Element>>);
 
 impl Elements {
     fn of(policy: &Policy, range: Range) -> Elements {
@@ -262,33 +268,35 @@ impl Elements {
             sets.add_identity(guest, range);
             sets.add_outbound(guest, range);
             for (other, other_v4) in guest.allow_guests.iter().filter_map(|id| addresses.get_key_value(id)) {
-                sets.add("allowed_guests4", format!("{} . {other_v4}", guest.ipv4));
-                sets.add("allowed_guests6", format!("{} . {}", range.address_v6(&guest.id), range.address_v6(other)));
+                let (from6, to6) = (range.address_v6(&guest.id), range.address_v6(other));
+                sets.add("allowed_guests4", &[Part::V4(guest.ipv4), Part::V4(*other_v4)]);
+                sets.add("allowed_guests6", &[Part::V6(from6), Part::V6(to6)]);
             }
         }
         for resolver in &policy.resolvers {
-            sets.add("resolvers4", resolver.to_string());
+            sets.add("resolvers4", &[Part::V4(*resolver)]);
         }
         for port in &policy.host_ports {
-            sets.add("host_ports", port.to_string());
+            sets.add("host_ports", &[Part::Port(*port)]);
         }
         sets
     }
 
-    fn in_set(&self, set: &str) -> &BTreeSet<String> {
-        static NONE: BTreeSet<String> = BTreeSet::new();
+    fn in_set(&self, set: &str) -> &BTreeSet<Element> {
+        static NONE: BTreeSet<Element> = BTreeSet::new();
         self.0.get(set).unwrap_or(&NONE)
     }
 
-    fn add(&mut self, set: &'static str, element: String) {
-        self.0.entry(set).or_default().insert(element);
+    fn add(&mut self, set: &'static str, parts: &[Part]) {
+        self.0.entry(set).or_default().insert(Element::of(parts));
     }
 
     fn add_identity(&mut self, guest: &GuestPolicy, range: Range) {
         let (tap, mac) = (address::tap(&guest.id), address::mac(&guest.id));
-        self.add("guests", format!("\"{tap}\" . {mac}"));
-        self.add("guests4", format!("\"{tap}\" . {mac} . {}", guest.ipv4));
-        self.add("guests6", format!("\"{tap}\" . {mac} . {}", range.address_v6(&guest.id)));
+        let device = || Part::Device(tap.clone());
+        self.add("guests", &[device(), Part::Mac(mac)]);
+        self.add("guests4", &[device(), Part::Mac(mac), Part::V4(guest.ipv4)]);
+        self.add("guests6", &[device(), Part::Mac(mac), Part::V6(range.address_v6(&guest.id))]);
     }
 
     fn add_outbound(&mut self, guest: &GuestPolicy, range: Range) {
@@ -296,19 +304,19 @@ impl Elements {
             return;
         }
         let (v4, v6) = (guest.ipv4, range.address_v6(&guest.id));
-        self.add("outbound4", v4.to_string());
-        self.add("outbound6", v6.to_string());
+        self.add("outbound4", &[Part::V4(v4)]);
+        self.add("outbound6", &[Part::V6(v6)]);
         // Kept apart from the rest: a wide network that contains the metadata address does not open it.
         let (local, wide): (Vec<IpNet>, Vec<IpNet>) =
             guest.allow_networks.iter().map(|network| network.net()).partition(is_metadata);
         // One network inside another would overlap, which the kernel refuses in a set of ranges.
         for network in IpNet::aggregate(&local) {
-            self.add("allowed_metadata4", format!("{v4} . {network}"));
+            self.add("allowed_metadata4", &[Part::V4(v4), Part::Net(network)]);
         }
         for network in IpNet::aggregate(&wide) {
             match network {
-                IpNet::V4(net) => self.add("allowed_networks4", format!("{v4} . {net}")),
-                IpNet::V6(net) => self.add("allowed_networks6", format!("{v6} . {net}")),
+                IpNet::V4(_) => self.add("allowed_networks4", &[Part::V4(v4), Part::Net(network)]),
+                IpNet::V6(_) => self.add("allowed_networks6", &[Part::V6(v6), Part::Net(network)]),
             }
         }
     }

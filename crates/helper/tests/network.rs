@@ -2,6 +2,8 @@
 
 mod world;
 
+use helper::generation::Generations;
+use helper::rules::{self, Arrival};
 use model::egress::Outbound;
 use model::{Change, SandboxId};
 use std::io::{ErrorKind, Read, Write};
@@ -36,6 +38,83 @@ fn apply(helper: &Helper, guests: &[GuestPolicy]) {
     let again = ApplyPolicy { policy };
     assert_eq!(helper.ask(&again).change, Change::Changed);
     assert_eq!(helper.ask(&again).change, Change::Unchanged);
+}
+
+/// What the firewall lists of both tables.
+fn listing() -> [Option<serde_json::Value>; 2] {
+    ["inet", "bridge"].map(|family| helper::nft::listing(family, "banger").unwrap())
+}
+
+#[test]
+fn a_batch_leaves_what_the_whole_script_would() {
+    in_a_host(|_| {
+        let range: Range = "10.44.0.0/20".parse().unwrap();
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+        let (one, two) = (policy_of(range, 2), policy_of(range, 3));
+        let free = GuestPolicy {
+            allow_networks: nets(&["10.0.0.0/8", "192.168.4.7/32", "fd00::/8", "169.254.169.254/32", "10.0.0.0/7"]),
+            allow_guests: vec![id(2)],
+            ..policy_of(range, 4)
+        };
+        let many = (5..1000).map(|number| GuestPolicy {
+            id: SandboxId::from_bits(number << 24),
+            ipv4: Ipv4Addr::from_bits(range.gateway().to_bits() + number as u32),
+            ..policy_of(range, 1)
+        });
+        let policy = |guests: Vec<GuestPolicy>, host_ports: Vec<u16>| Policy {
+            dns_port: Some(5354),
+            resolvers: vec![[192, 168, 77, 2].into()],
+            host_ports,
+            guests,
+        };
+        let turns = [
+            policy(vec![], vec![]),
+            policy(vec![one.clone(), two.clone()], vec![80, 8080]),
+            policy(vec![one.clone(), free.clone()], vec![443]),
+            policy([one.clone()].into_iter().chain(many).collect(), vec![]),
+            policy(vec![one.clone(), two, free], vec![443]),
+            policy(vec![], vec![]),
+        ];
+        let generations = Generations::open().unwrap();
+        helper::nft::commit(&rules::render(&turns[0], range, Arrival::Afresh)).unwrap();
+        for (from, to) in turns.iter().zip(&turns[1..]) {
+            let steps = rules::change(from, to, range).unwrap();
+            // Of a thousand at once the batch is too large; a hundred fit.
+            let large = steps.iter().map(|step| step.elements.len()).sum::<usize>() > 2000;
+            let committed = generations.commit(&steps, generations.current().unwrap());
+            assert_eq!(committed.is_err(), large, "{committed:?}");
+            if large {
+                helper::nft::commit(&rules::render_change(&steps)).unwrap();
+            }
+            let by_batch = listing();
+            helper::nft::commit(&rules::render(to, range, Arrival::Afresh)).unwrap();
+            assert_eq!(by_batch, listing());
+        }
+    });
+}
+
+#[test]
+fn a_batch_for_rules_that_somebody_changed_is_refused_and_changes_nothing() {
+    in_a_host(|_| {
+        let range: Range = "10.44.0.0/20".parse().unwrap();
+        let empty = Policy::default();
+        let policy = Policy { guests: vec![policy_of(range, 2)], ..Policy::default() };
+        let generations = Generations::open().unwrap();
+        helper::nft::commit(&rules::render(&empty, range, Arrival::Afresh)).unwrap();
+        let (known, before) = (generations.current().unwrap(), listing());
+        helper::nft::commit("add table ip other\n").unwrap();
+        let steps = rules::change(&empty, &policy, range).unwrap();
+        assert!(generations.commit(&steps, known).is_err());
+        assert_eq!(listing(), before);
+        let wrong = rules::change(&policy, &empty, range).unwrap();
+        assert!(generations.commit(&wrong, generations.current().unwrap()).is_err(), "there is no such element");
+        assert_eq!(listing(), before);
+        assert!(
+            generations.commit(&steps, generations.current().unwrap()).is_ok(),
+            "no old answer is taken for its own"
+        );
+        assert_ne!(listing(), before);
+    });
 }
 
 fn up(helper: &Helper) -> Range {

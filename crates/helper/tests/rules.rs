@@ -1,6 +1,6 @@
 //! The script for a policy, held to golden text. Run with `UPDATE_GOLDEN=1` to write it anew, and read the difference.
 
-use helper::rules::{Arrival, render, render_change, render_removal};
+use helper::rules::{self, Arrival, render, render_change, render_removal};
 use model::SandboxId;
 use model::egress::Outbound;
 use wire::privilege::policy::{GuestPolicy, Policy};
@@ -70,7 +70,7 @@ fn the_order_of_a_policy_makes_no_difference() {
 fn a_change_names_only_what_differs() {
     let range = "10.213.212.0/22".parse().unwrap();
     let policy = everything();
-    let change = |to: &Policy| render_change(&policy, to, range);
+    let change = |to: &Policy| rules::change(&policy, to, range).map(|steps| render_change(&steps));
     assert_eq!(change(&policy), Some(String::new()));
     assert_eq!(change(&Policy { dns_port: None, ..policy.clone() }), None, "a rule differs, not an element");
     let mut other = policy.clone();

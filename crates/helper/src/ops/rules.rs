@@ -2,6 +2,7 @@
 //! the same addresses.
 
 use super::{Root, bridge};
+use crate::batch::Step;
 use crate::checkpoint;
 use crate::failure::{Attempt, Failure, Result};
 use crate::generation::Generation;
@@ -80,13 +81,13 @@ pub fn remove(root: &mut Root) -> Result<Change> {
 fn commit(root: &mut Root, policy: &Policy, range: Range) -> Result<Change> {
     let before = generation(root)?;
     let applied = root.applied.take().filter(|applied| applied.generation == before && applied.range == range);
-    let script = applied.as_ref().and_then(|applied| rules::render_change(&applied.policy, policy, range));
-    if script.as_ref().is_some_and(String::is_empty) {
+    let steps = applied.as_ref().and_then(|applied| rules::change(&applied.policy, policy, range));
+    if steps.as_ref().is_some_and(Vec::is_empty) {
         root.applied = applied;
         return Ok(Change::Unchanged);
     }
-    let (change, listing) = match script {
-        Some(script) => step(&script).or_else(|_| replace(root, policy, range))?,
+    let (change, listing) = match steps {
+        Some(steps) => step(root, &steps, before).or_else(|_| replace(root, policy, range))?,
         None => replace(root, policy, range)?,
     };
     let generation = generation(root)?;
@@ -101,9 +102,11 @@ fn commit(root: &mut Root, policy: &Policy, range: Range) -> Result<Change> {
     Ok(change)
 }
 
-/// The short way: nobody touched the rules, so single elements come and go. A process and a few system calls.
-fn step(script: &str) -> Result<(Change, Option<Value>)> {
-    nft::commit(script).map_err(unfit)?;
+/// The short way: nobody touched the rules, so single elements come and go.
+fn step(root: &Root, steps: &[Step], from: Generation) -> Result<(Change, Option<Value>)> {
+    if root.generations.commit(steps, from).is_err() {
+        nft::commit(&rules::render_change(steps)).map_err(unfit)?;
+    }
     checkpoint::reached("elements are committed");
     Ok((Change::Changed, None))
 }
