@@ -21,10 +21,14 @@ use args::Cli;
 use clap::{CommandFactory, Parser};
 use failure::Failure;
 use std::process::ExitCode;
+use wire::control::exit;
 
 fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return misread(&said),
+    };
     let output = cli.globals.output();
     terminal::restore_on_panic();
     let outcome = command::dispatch(cli);
@@ -38,4 +42,11 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Help that was asked for, or a line that makes no sense: the 2 that clap would end with could be a guest's own.
+fn misread(said: &clap::Error) -> ExitCode {
+    // Nobody reads it: nothing is left to say.
+    let _ = said.print();
+    ExitCode::from(if said.use_stderr() { exit::FAILED } else { 0 })
 }
