@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast::error::RecvError;
 use wire::guest::work::{CHANGED_LIMIT, CHANGED_LIMIT_BYTES, WatchEvent, encode_paths};
 
-/// A look that took t is followed by a pause of at least 4 t: at most a fifth of a CPU goes into a guest that never rests.
-const PAUSE_FACTOR: u32 = 4;
+/// A look that took t costs 4 t of rest: at most a fifth of a CPU goes into a guest that never does.
+const REST_FACTOR: u32 = 4;
+/// 20 s of rest may be owed: after a pause, the looks at a burst of work follow each other without one.
+const MAX_DEBT: Duration = Duration::from_secs(20);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// 1 s to 30 s between tries at a watch that broke off.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -168,7 +170,7 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
     let shipped = find(app, id, guest_path).map(|(_, workspace)| workspace.prepared_at)?;
     let mut lines = open(app, id, guest_path, pruned).await?;
     let mut every = None;
-    let mut memory = Memory::default();
+    let (mut memory, mut debt) = (Memory::default(), Debt::default());
     loop {
         let unwatched = async {
             match every {
@@ -185,18 +187,32 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
                 _ => return Ok(()),
             },
         };
-        match event {
-            Some(WatchEvent::Watching { complete, .. }) => every = (!complete).then_some(UNWATCHED_LOOK),
-            // Where not every folder is watched, others may have changed, too.
-            Some(WatchEvent::Changed { folders }) => memory.note(folders.as_deref().filter(|_| every.is_none())),
-            Some(WatchEvent::Unknown) => continue,
-            None => return Ok(()),
+        let (mut event, mut told) = (event, false);
+        // One look sees everything that was told before it.
+        loop {
+            match event {
+                Some(WatchEvent::Watching { complete, .. }) => every = (!complete).then_some(UNWATCHED_LOOK),
+                // Where not every folder is watched, others may have changed, too.
+                Some(WatchEvent::Changed { ref folders }) => {
+                    memory.note(folders.as_deref().filter(|_| every.is_none()))
+                }
+                Some(WatchEvent::Unknown) => {}
+                None => return Ok(()),
+            }
+            told |= event != Some(WatchEvent::Unknown);
+            match tokio::time::timeout(Duration::ZERO, lines.next(guest_path)).await {
+                Ok(next) => event = next?,
+                Err(_) => break,
+            }
+        }
+        if !told {
+            continue;
         }
         let begun = Instant::now();
         if !look_once(app, id, guest_path, &mut memory).await {
             return Ok(());
         }
-        tokio::time::sleep((begun.elapsed() * PAUSE_FACTOR).min(MAX_PAUSE)).await;
+        tokio::time::sleep(debt.pause_after(begun, Instant::now())).await;
         let (asked, path) = (id.clone(), guest_path.to_owned());
         let now = app.ask(move |app| Ok(wanted(app, &asked, &path))).await.ok().flatten();
         // Folders that are full of what git would not track are watched no longer.
@@ -250,6 +266,25 @@ async fn open(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[Vec<u8
     }
 }
 
+/// Rest that looks have cost and that has not passed yet.
+#[derive(Default)]
+struct Debt {
+    owed: Duration,
+    /// Up to when it was counted.
+    counted: Option<Instant>,
+}
+
+impl Debt {
+    /// How long nobody looks after a look from `begun` to `now`.
+    fn pause_after(&mut self, begun: Instant, now: Instant) -> Duration {
+        let rested = self.counted.map_or(Duration::MAX, |counted| begun.saturating_duration_since(counted));
+        let took = now.saturating_duration_since(begun);
+        self.owed = self.owed.saturating_sub(rested).saturating_add(took.saturating_mul(REST_FACTOR));
+        self.counted = Some(now);
+        self.owed.saturating_sub(MAX_DEBT).min(MAX_PAUSE)
+    }
+}
+
 struct Lines {
     body: Incoming,
     pending: Vec<u8>,
@@ -275,5 +310,46 @@ impl Lines {
                 None => return Ok(None),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: Duration = Duration::from_secs(1);
+
+    /// Seconds of pause after each of so many looks of 1 s, each begun `apart` after the pause before it.
+    fn pauses(looks: usize, apart: Duration) -> Vec<u64> {
+        let (mut debt, mut now) = (Debt::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..looks {
+            let pause = debt.pause_after(now, now + LOOK);
+            pauses.push(pause.as_secs());
+            now += LOOK + pause + apart;
+        }
+        pauses
+    }
+
+    #[test]
+    fn a_burst_is_looked_at_without_a_pause() {
+        assert_eq!(pauses(5, Duration::ZERO), [0; 5]);
+    }
+
+    #[test]
+    fn a_guest_that_never_rests_gets_a_fifth() {
+        let pauses = pauses(40, Duration::ZERO);
+        assert_eq!(pauses[pauses.len() - 10..], [4; 10]);
+    }
+
+    #[test]
+    fn rest_is_rest_by_whatever_cause() {
+        assert_eq!(pauses(100, Duration::from_secs(4)), [0; 100]);
+    }
+
+    #[test]
+    fn one_very_long_look_pauses_no_longer_than_a_minute() {
+        let now = Instant::now();
+        assert_eq!(Debt::default().pause_after(now, now + Duration::from_secs(3600)), MAX_PAUSE);
     }
 }
