@@ -2,6 +2,7 @@
 //! (RFC 6455) that one command needs.
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,8 +10,17 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A line for root's shell, as it goes to the agent for whoever comes by ssh.
+pub fn line(line: &str) -> Value {
+    json!({ "argv": ["/bin/sh", "-c", line], "line": line, "user": "root", "stdin": true })
+}
+
+pub fn words(argv: &[&str]) -> Value {
+    json!({ "argv": argv })
+}
+
 /// Dial, handshake, the request, frames until the status; the command must end well.
-pub fn exec(socket: &Path, argv: &[&str]) -> Result<()> {
+pub fn exec(socket: &Path, request: &Value) -> Result<()> {
     let mut stream = UnixStream::connect(socket).context("cannot reach the vsock")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"CONNECT 5000\n")?;
@@ -20,7 +30,7 @@ pub fn exec(socket: &Path, argv: &[&str]) -> Result<()> {
           Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
     )?;
     read_until(&mut stream, b"\r\n\r\n")?;
-    let request = serde_json::to_vec(&serde_json::json!({ "argv": argv })).context("words are plain data")?;
+    let request = serde_json::to_vec(request).context("words are plain data")?;
     // A text frame with its length in 16 bits, masked with zeros (RFC 6455, 5.2).
     let length = u16::try_from(request.len()).context("the command is short")?;
     stream.write_all(&[&[0x81, 0x80 | 126][..], &length.to_be_bytes(), &[0; 4], &request].concat())?;

@@ -15,6 +15,7 @@ const HANDS: usize = 4;
 
 pub fn run() -> Result<()> {
     let world = World::simulated("fleet", &build::measured()?)?;
+    world.run(&["ps"])?;
     // The daemon's own weight, before it holds anything.
     let daemon = world.daemon()?;
     let idle = daemon.resident_kib()?;

@@ -46,7 +46,7 @@ fn send(vsock: &Path, outside: &mut Outside) -> Result<Duration> {
     // The program itself has the connection as its output: nobody copies in between.
     let nc = ["nc", SINK, &port, "-e", "dd", "if=/dev/zero", "bs=1M", &megabytes, "status=none"];
     let began = Instant::now();
-    agent::exec(vsock, &nc)?;
+    agent::exec(vsock, &agent::words(&nc))?;
     outside.await_end()?;
     Ok(began.elapsed())
 }
