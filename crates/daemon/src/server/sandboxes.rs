@@ -74,7 +74,15 @@ pub async fn create(State(app): Shared, Json(request): Json<CreateRequest>) -> R
         return dry(app, move |app| app.engine.plan_create(spec, start)).await;
     }
     let name = spec.name.to_string();
-    Ok(respond(app, Some(name), move |app, watch| one(app.engine.create(spec, start, watch))))
+    Ok(respond(app, Some(name), move |app, watch| {
+        let mut spec = spec;
+        if let (None, Some(wanted)) = (&spec.work_template, &request.workspace) {
+            // Nothing is made for a create that is refused.
+            app.engine.plan_create(spec.clone(), start).map_err(super::fault)?;
+            spec.work_template = workspaces::made(app, &spec, wanted, watch);
+        }
+        one(app.engine.create(spec, start, watch))
+    }))
 }
 
 /// Boots a sandbox and waits for its guest

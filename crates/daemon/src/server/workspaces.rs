@@ -214,6 +214,12 @@ pub fn known(app: &App, spec: &SandboxSpec, request: &PrepareRequest) -> Option<
     template::choose(app, &spec.image, spec.disk_size, &wish)
 }
 
+/// As [`known`], made first where there is none yet.
+pub fn made(app: &App, spec: &SandboxSpec, request: &PrepareRequest, watch: &dyn Watch) -> Option<WorkTemplate> {
+    let wish = wish(request).ok()?;
+    template::make_now(app, &spec.image, spec.disk_size, wish, watch)
+}
+
 fn prepare_now(app: &Arc<App>, id: &SandboxId, wish: Wish, watch: &dyn Watch) -> Result<Prepared, Fault> {
     let cancelled = || Fault::new(FaultKind::Cancelled, "cannot ship: it was cancelled while others were at it");
     let _turn = app.workspaces.hold(id, watch).ok_or_else(cancelled)?;

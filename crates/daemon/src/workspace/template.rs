@@ -1,8 +1,10 @@
-//! A second sandbox of the same repository begins with what the first one got: a work disk that is prepared with it.
+//! A sandbox of a repository begins with it: its work disk is a clone of one that was prepared with a clean checkout.
 //!
 //! ```text
-//!  whole shipment ─► (background) clean checkout of HEAD + ledger ─► archive ─► templates/repository-<name>.ext4, .shipped
-//!  create with a workspace ─► choose: same key, and its commit is one that HEAD follows ─► the work disk is a clone of it
+//!  make: clean checkout of HEAD + ledger ─► archive ─► templates/repository-<name>.ext4, .shipped
+//!  create with a workspace ─► choose: same key, and its commit is one that HEAD follows; else make one now
+//!                          ─► the work disk is a clone of it
+//!  whole shipment into a sandbox that is there already ─► make one in the background
 //!  first shipment there ─► base: a delta from the template, as if the sandbox had been shipped to before
 //! ```
 //! Only what the host has goes on one, and of that only what is committed: never a guest's word, no edit, no staged or
@@ -21,6 +23,7 @@ use crate::home::disk::locate;
 use crate::home::quarantine::digest;
 use crate::host::disk::{DiskError, prepared};
 use engine::Sandbox;
+use engine::host::{Report, Watch};
 use model::workspace::{GuestPath, WorkspaceMode};
 use model::{ByteSize, ImageName, WorkTemplate};
 use rustix::process::setpriority_process;
@@ -31,6 +34,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Changes whenever what goes on a template does.
 const FORMAT: &str = "banger template 1";
@@ -45,6 +49,21 @@ const ROOM_FACTOR: u64 = 3;
 /// One is made at a time; who comes meanwhile goes without.
 #[derive(Debug, Default)]
 pub struct Making(AtomicBool);
+
+/// The turn of whoever makes one.
+pub struct Turn<'a>(&'a Making);
+
+impl Making {
+    fn take(&self) -> Option<Turn<'_>> {
+        (!self.0.swap(true, Ordering::AcqRel)).then_some(Turn(self))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 enum TemplateError {
@@ -82,6 +101,24 @@ pub fn base(app: &App, sandbox: &Sandbox, preparation: &Preparation, now: &Manif
     delta_of_template(preparation, repository, name.commit(), memory, now)
 }
 
+/// Makes one for a sandbox that is about to be created: this host writes a file system faster than a guest fills its own.
+/// None where it is of no use, or fails: then the repository is shipped once the guest runs.
+pub fn make_now(app: &App, image: &ImageName, size: ByteSize, wish: Wish, watch: &dyn Watch) -> Option<WorkTemplate> {
+    // An image that is still to be fetched may bring a seed that no one knows yet.
+    let is_there = app.layout.image_work_seed(image).is_file();
+    if app.kind != HostKind::Real || !is_there {
+        return None;
+    }
+    let _turn = app.template_making.take()?;
+    let path = wish.path.display().to_string();
+    watch.report(Report::Stage { text: format!("preparing a disk with {path}") });
+    let wanted = || !app.is_stopping() && !watch.cancelled();
+    make(app, image, size, wish, &wanted)
+        .inspect_err(|error| tracing::info!(path, error = crate::homecoming::chain(error), "made no template"))
+        .ok()
+        .flatten()
+}
+
 /// Makes one for the sandboxes that come after this one. Nobody waits for it, and nobody misses it: a daemon that ends
 /// leaves it half-made, which the next one clears away.
 pub fn make_later(app: &Arc<App>, sandbox: &Sandbox, wish: Wish) {
@@ -93,12 +130,12 @@ pub fn make_later(app: &Arc<App>, sandbox: &Sandbox, wish: Wish) {
         // Of this thread and the programs that it starts.
         let _ = setpriority_process(None, NICE);
         let path = wish.path.display().to_string();
-        match make(&shared, &image, size, wish) {
-            Ok(Some(name)) => tracing::info!(%name, path, "made a template"),
+        let _turn = Turn(&shared.template_making);
+        match make(&shared, &image, size, wish, &|| !shared.is_stopping()) {
+            Ok(Some(_)) => {}
             Ok(None) => tracing::debug!(path, "no template is wanted"),
             Err(error) => tracing::info!(path, error = crate::homecoming::chain(&error), "made no template"),
         }
-        shared.template_making.0.store(false, Ordering::Release);
     };
     if let Err(error) = std::thread::Builder::new().name("template".into()).spawn(work) {
         tracing::warn!(%error, "cannot make a template");
@@ -111,7 +148,9 @@ fn make(
     image: &ImageName,
     size: ByteSize,
     wish: Wish,
+    wanted: &dyn Fn() -> bool,
 ) -> std::result::Result<Option<WorkTemplate>, TemplateError> {
+    let begun = Instant::now();
     let wish = Wish { branch: None, include_untracked: false, discard: false, ..wish };
     let mut preparation = Preparation::look(wish)?;
     let Some((repository, head)) = worth_it(&preparation)? else { return Ok(None) };
@@ -131,7 +170,7 @@ fn make(
     let staging = scratch.path().join("repository");
     ship_template(&repository, &preparation.entries, &options, &staging, (&place, &memory.id), &mut out)?;
     out.flush()?;
-    if app.is_stopping() || !prepared::has_room(&app.layout, archive.metadata()?.len().saturating_mul(2)) {
+    if !wanted() || !prepared::has_room(&app.layout, archive.metadata()?.len().saturating_mul(2)) {
         return Ok(None);
     }
     let contents = prepared::Contents {
@@ -141,8 +180,10 @@ fn make(
         new_name: place.iter().next().unwrap_or_default().as_bytes(),
         memory: &|file| memory.write(file),
     };
-    prepared::make(&app.layout, &name, &contents, &|| !app.is_stopping())?;
+    prepared::make(&app.layout, &name, &contents, wanted)?;
     prepared::sweep(&app.layout, &name);
+    let path = preparation.wish.path.display().to_string();
+    tracing::info!(%name, path, took_ms = begun.elapsed().as_millis() as u64, "made a template");
     Ok(Some(name))
 }
 
