@@ -28,7 +28,7 @@ type Shared = State<Arc<App>>;
 #[utoipa::path(get, path = "/v1/vms", tag = "vms", responses((status = 200, body = SandboxList)))]
 pub async fn list(State(app): Shared) -> axum::Json<SandboxList> {
     let shown = |record: &Arc<Sandbox>| {
-        let mut shown = convert::sandbox(record);
+        let mut shown = convert::listed(record);
         app.homes.annotate(&mut shown);
         shown
     };

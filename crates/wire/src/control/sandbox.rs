@@ -61,7 +61,7 @@ pub struct Sandbox {
     /// The image's own command, where the guest runs it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service: Vec<String>,
-    /// The span tree of the last start.
+    /// The span tree of the last start; a list leaves it out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timing: Vec<Span>,
 }
