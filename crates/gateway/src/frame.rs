@@ -1,12 +1,19 @@
-//! Ethernet, ARP and IPv4 as far as they are read and written here. Every frame is a guest's claim: lengths are checked
+//! Ethernet, ARP and IPv4 as far as they are read and written here; IPv6 is [`v6`]'s. Every frame is a guest's claim: lengths are checked
 //! before anything is looked at, and what is not for us is nothing.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use wire::gateway::{GATEWAY, GUEST};
+pub mod v6;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use v6::Problem;
+use wire::gateway::{GATEWAY, GATEWAY_V6, GUEST};
+use wire::privilege::address::GATEWAY_LINK_LOCAL;
 
 pub const ETHERNET_BYTES: usize = 14;
-const IPV4: [u8; 2] = [0x08, 0x00];
-const ARP: [u8; 2] = [0x08, 0x06];
+/// What follows the Ethernet header.
+pub type Kind = [u8; 2];
+pub const IPV4: Kind = [0x08, 0x00];
+pub const IPV6: Kind = [0x86, 0xdd];
+const ARP: Kind = [0x08, 0x06];
 const ARP_BYTES: usize = 28;
 const IPV4_BYTES: usize = 20;
 const UDP_BYTES: usize = 8;
@@ -23,14 +30,25 @@ pub type Mac = [u8; 6];
 pub enum Frame<'a> {
     /// Whoever is asked for, we are it: the guest is alone with us.
     WhoHas(Ipv4Addr),
+    /// The same in IPv6, where only our own addresses are asked for; `by` is told.
+    Solicits {
+        wanted: Ipv6Addr,
+        by: Ipv6Addr,
+    },
     Tcp(Segment<'a>),
     Udp {
         from: u16,
-        to: SocketAddrV4,
+        to: SocketAddr,
         payload: &'a [u8],
+        packet: &'a [u8],
     },
     Icmp {
-        to: Ipv4Addr,
+        to: IpAddr,
+        packet: &'a [u8],
+    },
+    /// An IPv6 packet that goes nowhere, and whose sender hears why.
+    Unfit {
+        problem: Problem,
         packet: &'a [u8],
     },
     Nothing,
@@ -39,10 +57,10 @@ pub enum Frame<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
     pub from: u16,
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// A first segment: SYN without ACK.
     pub opens: bool,
-    /// The whole IPv4 packet.
+    /// The whole IP packet.
     pub packet: &'a [u8],
 }
 
@@ -56,6 +74,7 @@ pub fn read(frame: &[u8], mac: Mac) -> Frame<'_> {
     match kind {
         ARP => read_arp(body, mac).map_or(Frame::Nothing, Frame::WhoHas),
         IPV4 => read_ipv4(body).unwrap_or(Frame::Nothing),
+        IPV6 => v6::read(body).unwrap_or(Frame::Nothing),
         _ => Frame::Nothing,
     }
 }
@@ -79,36 +98,44 @@ fn read_ipv4(body: &[u8]) -> Option<Frame<'_>> {
     }
     let packet = body.get(..total)?;
     let to = address(&header[16..20]);
-    let payload = &packet[header_bytes..];
-    let port = |at: usize| Some(u16::from_be_bytes([*payload.get(at)?, *payload.get(at + 1)?]));
     match header[9] {
-        TCP => {
-            let flags = *payload.get(13)?;
-            let opens = flags & 0x02 != 0 && flags & 0x10 == 0;
-            Some(Frame::Tcp(Segment { from: port(0)?, to: SocketAddrV4::new(to, port(2)?), opens, packet }))
-        }
-        UDP => {
-            let length = usize::from(port(4)?);
-            let payload = payload.get(UDP_BYTES..length)?;
-            let [from, to_port] =
-                [0, 2].map(|at| u16::from_be_bytes([packet[header_bytes + at], packet[header_bytes + at + 1]]));
-            Some(Frame::Udp { from, to: SocketAddrV4::new(to, to_port), payload })
-        }
-        ICMP => Some(Frame::Icmp { to, packet }),
+        TCP => read_tcp(to.into(), packet, header_bytes),
+        UDP => read_udp(to.into(), packet, header_bytes),
+        ICMP => Some(Frame::Icmp { to: to.into(), packet }),
         _ => None,
     }
+}
+
+fn read_tcp(to: IpAddr, packet: &[u8], header_bytes: usize) -> Option<Frame<'_>> {
+    let segment = &packet[header_bytes..];
+    let flags = *segment.get(13)?;
+    let opens = flags & 0x02 != 0 && flags & 0x10 == 0;
+    let to = SocketAddr::new(to, number(segment, 2)?);
+    Some(Frame::Tcp(Segment { from: number(segment, 0)?, to, opens, packet }))
+}
+
+fn read_udp(to: IpAddr, packet: &[u8], header_bytes: usize) -> Option<Frame<'_>> {
+    let datagram = &packet[header_bytes..];
+    let length = usize::from(number(datagram, 4)?);
+    let payload = datagram.get(UDP_BYTES..length)?;
+    let to = SocketAddr::new(to, number(datagram, 2)?);
+    Some(Frame::Udp { from: number(datagram, 0)?, to, payload, packet })
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 
 fn address(bytes: &[u8]) -> Ipv4Addr {
     Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3])
 }
 
-/// The header of a frame of ours that carries IPv4.
-pub fn ethernet(mac: Mac) -> [u8; ETHERNET_BYTES] {
+/// The header of a frame of ours.
+pub fn ethernet(mac: Mac, kind: Kind) -> [u8; ETHERNET_BYTES] {
     let mut header = [0; ETHERNET_BYTES];
     header[..6].copy_from_slice(&mac);
     header[6..12].copy_from_slice(&OWN_MAC);
-    header[12..].copy_from_slice(&IPV4);
+    header[12..].copy_from_slice(&kind);
     header
 }
 
@@ -127,10 +154,17 @@ pub fn arp_reply(wanted: Ipv4Addr, mac: Mac) -> Vec<u8> {
 }
 
 /// A datagram for the guest; `None` where it is too long for one packet.
-pub fn datagram(from: SocketAddrV4, to: u16, payload: &[u8], mac: Mac) -> Option<Vec<u8>> {
+pub fn datagram(from: SocketAddr, to: u16, payload: &[u8], mac: Mac) -> Option<Vec<u8>> {
+    match from {
+        SocketAddr::V4(from) => datagram_v4(from, to, payload, mac),
+        SocketAddr::V6(from) => v6::datagram(from, to, payload, mac),
+    }
+}
+
+fn datagram_v4(from: SocketAddrV4, to: u16, payload: &[u8], mac: Mac) -> Option<Vec<u8>> {
     let length = u16::try_from(UDP_BYTES + payload.len()).ok()?;
     let total = u16::try_from(IPV4_BYTES + usize::from(length)).ok()?;
-    let mut frame = ethernet(mac).to_vec();
+    let mut frame = ethernet(mac, IPV4).to_vec();
     frame.extend([0x45, 0]);
     frame.extend(total.to_be_bytes());
     frame.extend([0, 0, 0x40, 0, 64, UDP, 0, 0]);
@@ -175,8 +209,11 @@ pub fn parse_mac(text: &str) -> Option<Mac> {
 }
 
 /// True for the addresses that are this process itself.
-pub fn is_own(address: Ipv4Addr) -> bool {
-    address == GATEWAY || address == wire::gateway::NAME_SERVER
+pub fn is_own(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address == GATEWAY || address == wire::gateway::NAME_SERVER,
+        IpAddr::V6(address) => address == GATEWAY_V6 || address == GATEWAY_LINK_LOCAL,
+    }
 }
 
 #[cfg(test)]
@@ -197,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_datagram_reads_back() {
-        let from = SocketAddrV4::new([9, 9, 9, 9].into(), 53);
+        let from = SocketAddr::from(([9, 9, 9, 9], 53));
         let frame = datagram(from, 4000, b"hello", MAC).unwrap();
         assert_eq!(!sum(&frame[14..34], 0), 0, "the header's checksum holds");
         let back = turned(frame.clone());

@@ -5,26 +5,33 @@
 //! A case is a row of frames: a byte that says what is put around it, two bytes of length (big-endian, cut to what is left),
 //! and the bytes themselves.
 //!
-//! | first byte modulo 6 | around the bytes |
+//! | first byte modulo 10 | around the bytes |
 //! |---|---|
 //! | 0 | nothing: they are the frame |
 //! | 1 | Ethernet for ARP |
 //! | 2, 3, 4 | Ethernet and an IPv4 header from the guest for TCP, UDP, ICMP; they begin with the destination |
 //! | 5 | Ethernet for IPv6 |
+//! | 6, 7, 8 | Ethernet and an IPv6 header from the guest for TCP, UDP, ICMPv6, this one with its checksum |
+//! | 9 | the same, and the first byte says what for |
+//!
+//! What has an IPv6 header begins with the destination, too.
 
+use crate::frame::v6::{ICMPV6, IPV6_BYTES, message_sum};
 use crate::frame::{self, ETHERNET_BYTES, Mac, OWN_MAC};
 use crate::gateway::{Gateway, Settings};
 use crate::link::Kind;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Ipv6Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use wire::gateway::{GUEST, MTU};
+use wire::gateway::{GUEST, GUEST_V6, MTU};
 
 const MAC: Mac = [2, 1, 2, 3, 4, 5];
 const IPV4_BYTES: usize = 20;
 const ADDRESS_BYTES: usize = 4;
+const ADDRESS_V6_BYTES: usize = 16;
+const HOPS: u8 = 255;
 
 pub fn frames(case: &[u8]) {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
@@ -66,13 +73,17 @@ fn next(case: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let ([kind, high, low], rest) = case.split_first_chunk()?;
     let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
     let (bytes, after) = rest.split_at(length);
-    let frame = match kind % 6 {
+    let frame = match kind % 10 {
         0 => bytes.to_vec(),
         1 => ethernet([0x08, 0x06], bytes),
         2 => ethernet([0x08, 0x00], &ipv4(6, bytes)),
         3 => ethernet([0x08, 0x00], &ipv4(17, bytes)),
         4 => ethernet([0x08, 0x00], &ipv4(1, bytes)),
-        _ => ethernet([0x86, 0xdd], bytes),
+        5 => ethernet([0x86, 0xdd], bytes),
+        6 => ethernet([0x86, 0xdd], &ipv6(6, bytes)),
+        7 => ethernet([0x86, 0xdd], &ipv6(17, bytes)),
+        8 => ethernet([0x86, 0xdd], &ipv6(ICMPV6, bytes)),
+        _ => bytes.split_first().map_or(Vec::new(), |(next, bytes)| ethernet([0x86, 0xdd], &ipv6(*next, bytes))),
     };
     Some((frame, after))
 }
@@ -94,6 +105,24 @@ fn ipv4(protocol: u8, bytes: &[u8]) -> Vec<u8> {
     packet
 }
 
+fn ipv6(next: u8, bytes: &[u8]) -> Vec<u8> {
+    let (to, payload) = bytes.split_at(bytes.len().min(ADDRESS_V6_BYTES));
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, HOPS]);
+    packet.extend(GUEST_V6.octets());
+    packet.extend(to);
+    packet.resize(IPV6_BYTES, 0);
+    let mut message = payload.to_vec();
+    if next == ICMPV6 && message.len() >= 4 {
+        message[2..4].fill(0);
+        let checksum = !message_sum(&packet, &message);
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    }
+    packet.extend(message);
+    packet
+}
+
 /// What the guest hears are whole frames from us to it, with sums that hold. The last one may be cut: nobody read it.
 fn check(heard: &[u8]) {
     let mut rest = heard;
@@ -105,6 +134,7 @@ fn check(heard: &[u8]) {
         match [frame[12], frame[13]] {
             [0x08, 0x06] => assert_eq!(length, 42, "an answer to ARP"),
             [0x08, 0x00] => check_packet(&frame[ETHERNET_BYTES..]),
+            [0x86, 0xdd] => check_packet_v6(&frame[ETHERNET_BYTES..]),
             other => panic!("a frame of kind {other:02x?}"),
         }
         rest = after;
@@ -117,4 +147,16 @@ fn check_packet(packet: &[u8]) {
     assert_eq!(!frame::sum(&packet[..IPV4_BYTES], 0), 0, "the header's checksum");
     assert_eq!(packet[16..20], GUEST.octets(), "for the guest");
     assert_ne!(packet[12..16], GUEST.octets(), "from somebody else");
+}
+
+fn check_packet_v6(packet: &[u8]) {
+    let (header, message) = packet.split_at_checked(IPV6_BYTES).expect("an IPv6 header");
+    let end = |at: usize| Ipv6Addr::from(<[u8; ADDRESS_V6_BYTES]>::try_from(&header[at..at + 16]).expect("16 bytes"));
+    let (from, to) = (end(8), end(24));
+    assert_eq!(header[0] >> 4, 6, "the version");
+    assert_eq!(usize::from(u16::from_be_bytes([header[4], header[5]])), message.len(), "the length that it tells");
+    assert!([6, 17, ICMPV6].contains(&header[6]), "a protocol of ours: {}", header[6]);
+    assert_eq!(!message_sum(header, message), 0, "the checksum");
+    assert!(to == GUEST_V6 || to.is_unicast_link_local(), "for the guest: {to}");
+    assert!(from != GUEST_V6 && !from.is_multicast(), "from somebody else: {from}");
 }

@@ -1,22 +1,25 @@
 //! The loop: wait for anything to become ready, take the guest's frames, move bytes, send what waits.
 
 use crate::control::Control;
+use crate::frame::v6::{self, Problem};
 use crate::frame::{self, Frame, Mac, Segment};
 use crate::link::{Kind, Link};
 use crate::names::{Servers, Way};
 use crate::policy::Judge;
 use crate::refused::{Protocol, Refused};
 use crate::tcp::{Connections, Key, Stack};
-use crate::udp::Ports;
+use crate::udp::{Number, Ports};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::iface::{Config, Interface};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use wire::gateway::{Answer, Ask, GATEWAY, MAX_MESSAGE_BYTES, NAME_SERVER, PREFIX_LENGTH, Policy};
+use wire::gateway::{
+    Answer, Ask, GATEWAY, GATEWAY_V6, MAX_MESSAGE_BYTES, NAME_SERVER, PREFIX_LENGTH, PREFIX_LENGTH_V6, Policy,
+};
 
 /// How often what was silent for long is looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
@@ -53,7 +56,7 @@ struct Ready {
     control: bool,
     over: bool,
     connections: Vec<Key>,
-    ports: Vec<u16>,
+    ports: Vec<Number>,
 }
 
 impl Gateway {
@@ -64,8 +67,9 @@ impl Gateway {
         let mut interface =
             Interface::new(Config::new(HardwareAddress::Ip), &mut link.wire, smoltcp::time::Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
-            let own = [GATEWAY, NAME_SERVER].map(|own| IpCidr::new(IpAddress::Ipv4(own), PREFIX_LENGTH));
-            own.into_iter().for_each(|own| addresses.push(own).expect("there is room for two addresses"));
+            let [gateway, names] = [GATEWAY, NAME_SERVER].map(|own| IpCidr::new(IpAddress::Ipv4(own), PREFIX_LENGTH));
+            let own = [gateway, names, IpCidr::new(IpAddress::Ipv6(GATEWAY_V6), PREFIX_LENGTH_V6)];
+            own.into_iter().for_each(|own| addresses.push(own).expect("there is room for three addresses"));
         });
         // The whole world is at our end of the wire.
         interface.set_any_ip(true);
@@ -169,21 +173,30 @@ impl Gateway {
     fn take(&mut self, bytes: &[u8]) {
         match frame::read(bytes, self.settings.mac) {
             Frame::WhoHas(wanted) => self.link.wire.send(&frame::arp_reply(wanted, self.settings.mac)),
+            Frame::Solicits { wanted, by } => {
+                self.link.wire.send(&v6::advertisement(wanted, by, self.settings.mac));
+            }
             Frame::Tcp(segment) => self.take_segment(&segment),
-            Frame::Udp { from, to, payload } => self.take_datagram(from, to, payload),
+            Frame::Udp { from, to, payload, packet } => self.take_datagram(from, to, payload, packet),
             Frame::Icmp { to, packet } if frame::is_own(to) => self.stack.take(&mut self.link.wire, packet),
-            Frame::Icmp { to, .. } => {
+            Frame::Icmp { to, packet } => {
                 // The world is pinged by who has the privilege; what may not be reached is at least said.
                 if !self.judge.admits(to) {
-                    self.refused.note(Protocol::Icmp, SocketAddrV4::new(to, 0));
+                    self.refused.note(Protocol::Icmp, SocketAddr::new(to, 0));
                 }
+                self.complain(Problem::Refused, to, packet);
             }
+            Frame::Unfit { problem, packet } => self.tell_of(problem, packet),
             Frame::Nothing => {}
         }
     }
 
     /// A first segment decides; all others belong to a connection, or are reset by smoltcp.
     fn take_segment(&mut self, segment: &Segment<'_>) {
+        if segment.to.ip().is_multicast() {
+            // Nobody connects to many, and nobody resets for them.
+            return self.refused.note(Protocol::Tcp, segment.to);
+        }
         let key = Key { from: segment.from, to: segment.to };
         if self.connections.comes_about(&key) {
             return;
@@ -202,16 +215,29 @@ impl Gateway {
         }
     }
 
-    /// Where a connection leads; `None` where it may not.
-    fn place_of(&mut self, to: SocketAddrV4) -> Option<SocketAddrV4> {
-        if *to.ip() == NAME_SERVER && to.port() == DNS_PORT && self.judge.has_way_out() {
-            return self.servers.upstream();
+    /// In IPv6 a program that waits for an answer hears that there will be none, and tries IPv4.
+    fn complain(&mut self, problem: Problem, to: IpAddr, packet: &[u8]) {
+        if to.is_ipv6() {
+            self.tell_of(problem, packet);
         }
-        self.judge.lets_through(*to.ip()).then_some(to)
     }
 
-    fn take_datagram(&mut self, from: u16, to: SocketAddrV4, payload: &[u8]) {
-        if *to.ip() == NAME_SERVER && to.port() == DNS_PORT {
+    fn tell_of(&mut self, problem: Problem, packet: &[u8]) {
+        if let Some(frame) = v6::complaint(problem, packet, self.settings.mac) {
+            self.link.wire.send(&frame);
+        }
+    }
+
+    /// Where a connection leads; `None` where it may not.
+    fn place_of(&mut self, to: SocketAddr) -> Option<SocketAddr> {
+        if answers_for_names(&to) && self.judge.has_way_out() {
+            return self.servers.upstream();
+        }
+        self.judge.lets_through(to.ip()).then_some(to)
+    }
+
+    fn take_datagram(&mut self, from: u16, to: SocketAddr, payload: &[u8], packet: &[u8]) {
+        if answers_for_names(&to) {
             match self.servers.way(payload, self.names, self.judge.has_way_out()) {
                 Way::Ask(server) => drop(self.ports.send(from, server, to, payload)),
                 Way::Refuse(told) => self.tell(to, from, &told),
@@ -222,23 +248,26 @@ impl Gateway {
         if to.port() == 0 {
             return;
         }
-        if self.ports.knows(from, &to) || self.judge.lets_through(*to.ip()) {
-            let _ = self.ports.send(from, to, to, payload);
+        if self.ports.knows(from, &to) || self.judge.lets_through(to.ip()) {
+            if self.ports.send(from, to, to, payload).is_err_and(|error| is_no_way(&error)) {
+                self.complain(Problem::Refused, to.ip(), packet);
+            }
         } else {
             self.refused.note(Protocol::Udp, to);
+            self.complain(Problem::Refused, to.ip(), packet);
         }
     }
 
-    fn receive(&mut self, number: u16) {
+    fn receive(&mut self, number: Number) {
         let (wire, mac) = (&mut self.link.wire, self.settings.mac);
         self.ports.receive(number, |from, payload| {
-            if let Some(frame) = frame::datagram(from, number, payload, mac) {
+            if let Some(frame) = frame::datagram(from, number.port, payload, mac) {
                 wire.send(&frame);
             }
         });
     }
 
-    fn tell(&mut self, from: SocketAddrV4, to: u16, payload: &[u8]) {
+    fn tell(&mut self, from: SocketAddr, to: u16, payload: &[u8]) {
         if let Some(frame) = frame::datagram(from, to, payload, self.settings.mac) {
             self.link.wire.send(&frame);
         }
@@ -253,14 +282,26 @@ impl Gateway {
                 Ok(policy) => {
                     *judge = Judge::new(&policy);
                     *names = policy.names;
-                    let allowed = |address: Ipv4Addr| judge.lets_through(address);
-                    connections.end_unless(stack, |key| allowed(*key.to.ip()));
+                    let allowed = |address: IpAddr| judge.lets_through(address);
+                    connections.end_unless(stack, |key| allowed(key.to.ip()));
                     ports.end_unless(allowed);
                     Answer::Done
                 }
             },
         });
     }
+}
+
+fn answers_for_names(to: &SocketAddr) -> bool {
+    to.ip() == NAME_SERVER && to.port() == DNS_PORT
+}
+
+/// This host has no route there, or no such family. Anything else is a datagram lost.
+fn is_no_way(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(kind, io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
+        || matches!(kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::PermissionDenied)
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn read_policy(path: &Path) -> io::Result<Policy> {

@@ -2,7 +2,7 @@
 //! with the world, so that what a guest reaches is what this process lets it reach.
 //!
 //! ```text
-//!  guest ══ frames ══► link ─► frame ─┬─ ARP            answered here
+//!  guest ══ frames ══► link ─► frame ─┬─ ARP, neighbours answered here
 //!                                     ├─ TCP ─► tcp ────┤ smoltcp's end of the guest's connection ⇄ a socket of ours
 //!                                     ├─ UDP ─► udp ────┤ a socket of ours per port of the guest; names ─► names
 //!                                     └─ ping ─────────── the gateway's own addresses only
@@ -16,6 +16,7 @@ pub mod control;
 pub mod frame;
 pub mod fuzzing;
 pub mod gateway;
+pub mod host;
 pub mod link;
 pub mod names;
 pub mod policy;

@@ -4,7 +4,7 @@
 //! Frames towards the guest wait in one buffer; at [`MAX_WAITING_BYTES`] nothing more is taken on, so that a guest which
 //! does not read slows its connections and costs no memory.
 
-use crate::frame::{ETHERNET_BYTES, Mac, ethernet};
+use crate::frame::{ETHERNET_BYTES, IPV4, IPV6, Mac, ethernet};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use std::io::{self, ErrorKind};
@@ -221,9 +221,15 @@ pub struct Outbox<'a> {
 impl TxToken for Outbox<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
         self.bytes.extend(((ETHERNET_BYTES + length) as u32).to_be_bytes());
-        self.bytes.extend(ethernet(self.mac));
+        let header = self.bytes.len();
+        self.bytes.extend(ethernet(self.mac, IPV4));
         let at = self.bytes.len();
         self.bytes.resize(at + length, 0);
-        write(&mut self.bytes[at..])
+        let result = write(&mut self.bytes[at..]);
+        // Which one it is, a packet tells in its first four bits.
+        if self.bytes[at..].first().is_some_and(|first| first >> 4 == 6) {
+            self.bytes[header..at].copy_from_slice(&ethernet(self.mac, IPV6));
+        }
+        result
     }
 }

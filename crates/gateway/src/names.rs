@@ -1,6 +1,6 @@
 //! Whom a question for a name goes to: names below `.vm` to `bangerd`, all others to whom this host asks.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const HEADER_BYTES: usize = 12;
 
 #[derive(Debug)]
 pub enum Way {
-    Ask(SocketAddrV4),
+    Ask(SocketAddr),
     /// The answer itself: refused.
     Refuse(Vec<u8>),
     Drop,
@@ -19,7 +19,7 @@ pub enum Way {
 
 #[derive(Debug, Default)]
 pub struct Servers {
-    read: Option<(Instant, Vec<SocketAddrV4>)>,
+    read: Option<(Instant, Vec<SocketAddr>)>,
     next: usize,
 }
 
@@ -28,17 +28,18 @@ impl Servers {
     pub fn way(&mut self, question: &[u8], ours: Option<SocketAddr>, world: bool) -> Way {
         let Some(below_vm) = is_below_vm(question) else { return Way::Drop };
         match (below_vm, ours) {
-            (true, Some(SocketAddr::V4(ours))) => Way::Ask(ours),
-            (true, _) => Way::Refuse(refusal(question)),
+            (true, Some(ours)) => Way::Ask(ours),
+            (true, None) => Way::Refuse(refusal(question)),
             (false, _) if world => self.upstream().map_or(Way::Drop, Way::Ask),
             (false, _) => Way::Refuse(refusal(question)),
         }
     }
 
     /// One after the other: a guest that asks again asks another one.
-    pub fn upstream(&mut self) -> Option<SocketAddrV4> {
+    pub fn upstream(&mut self) -> Option<SocketAddr> {
         if self.read.as_ref().is_none_or(|(at, _)| at.elapsed() > SERVERS_KEPT) {
-            self.read = Some((Instant::now(), servers_of(Path::new("/etc/resolv.conf"))));
+            let text = std::fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
+            self.read = Some((Instant::now(), servers_of(&text)));
         }
         let (_, servers) = self.read.as_ref()?;
         self.next = self.next.wrapping_add(1);
@@ -70,15 +71,15 @@ fn refusal(question: &[u8]) -> Vec<u8> {
     told
 }
 
-fn servers_of(path: &Path) -> Vec<SocketAddrV4> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+/// Those with an IPv4 address; one with an IPv6 address where there is no other. (A link-local one is named with its
+/// device, and is no address here.)
+fn servers_of(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     let addresses = addresses.filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
-    let usable = addresses.filter_map(|address| match address {
-        IpAddr::V4(address) if !address.is_unspecified() => Some(SocketAddrV4::new(address, 53)),
-        _ => None,
-    });
-    usable.take(3).collect()
+    let usable: Vec<IpAddr> = addresses.filter(|address| !address.is_unspecified()).collect();
+    let family = usable.iter().any(IpAddr::is_ipv4);
+    let chosen = usable.into_iter().filter(|address| address.is_ipv4() == family);
+    chosen.take(3).map(|address| SocketAddr::new(address, 53)).collect()
 }
 
 #[cfg(test)]
@@ -104,6 +105,17 @@ mod tests {
         }
         assert_eq!(is_below_vm(&[0; 5]), None);
         assert_eq!(is_below_vm(&[192; 40]), None);
+    }
+
+    #[test]
+    fn a_server_is_asked_over_ipv6_where_there_is_no_other() {
+        let check = |text: &str, expected: &[&str]| {
+            let expected: Vec<SocketAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(servers_of(text), expected, "{text}");
+        };
+        check("nameserver 2001:db8::53\nnameserver 9.9.9.9\n", &["9.9.9.9:53"]);
+        check("search vm\nnameserver 2001:db8::53\n", &["[2001:db8::53]:53"]);
+        check("nameserver ::\nnameserver fe80::1%eth0\n", &[]);
     }
 
     #[test]

@@ -1,36 +1,42 @@
 //! May the guest reach this address? A pure function of the policy, and one question to the host: is it the host itself?
 
-use ipnet::Ipv4Net;
-use model::egress::{Outbound, PRIVATE_V4};
-use std::net::{Ipv4Addr, UdpSocket};
-use wire::gateway::{GATEWAY, PREFIX_LENGTH, Policy};
+use crate::host::is_this_host;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use model::egress::{Outbound, PRIVATE_V4, PRIVATE_V6};
+use std::net::{IpAddr, Ipv4Addr};
+use wire::gateway::{GATEWAY, GATEWAY_V6, PREFIX_LENGTH, PREFIX_LENGTH_V6, Policy};
 
-/// Where clouds serve an instance's credentials: a wider network does not open it.
-const METADATA: &str = "169.254.0.0/16";
+/// Where clouds serve an instance's credentials: a wider network does not open it. The last two are Amazon's and Google's
+/// in IPv6.
+const METADATA: &[&str] = &["169.254.0.0/16", "fd00:ec2::/32", "fd20:ce::/32"];
+/// IPv4 in IPv6's clothes, and local: mapped and compatible addresses (a socket would reach IPv4 itself by them; `::` and
+/// `::1` are among these), link-local ones, those of many.
+const NEVER_V6: &[&str] = &["::/96", "::ffff:0:0/96", "fe80::/10", "ff00::/8"];
 
 #[derive(Debug, Clone)]
 pub struct Judge {
     outbound: Outbound,
-    allowed: Vec<Ipv4Net>,
-    private: Vec<Ipv4Net>,
-    metadata: Ipv4Net,
-    own: Ipv4Net,
+    allowed: Vec<IpNet>,
+    private: Vec<IpNet>,
+    metadata: Vec<IpNet>,
+    /// No rule opens these.
+    never: Vec<IpNet>,
 }
 
 impl Judge {
     pub fn new(policy: &Policy) -> Judge {
-        let net = |text: &str| text.parse::<Ipv4Net>().expect("the blocks are networks");
-        let allowed = policy.allow_networks.iter().filter_map(|network| match network.net() {
-            ipnet::IpNet::V4(net) => Some(net),
-            // There is no IPv6 here.
-            ipnet::IpNet::V6(_) => None,
-        });
+        let nets = |texts: &[&str]| -> Vec<IpNet> {
+            texts.iter().map(|text| text.parse().expect("the blocks are networks")).collect()
+        };
+        let mut never = nets(NEVER_V6);
+        never.push(Ipv4Net::new(GATEWAY, PREFIX_LENGTH).expect("a prefix length").trunc().into());
+        never.push(Ipv6Net::new(GATEWAY_V6, PREFIX_LENGTH_V6).expect("a prefix length").trunc().into());
         Judge {
             outbound: policy.outbound,
-            allowed: allowed.collect(),
-            private: PRIVATE_V4.iter().map(|text| net(text)).collect(),
-            metadata: net(METADATA),
-            own: Ipv4Net::new(GATEWAY, PREFIX_LENGTH).expect("a prefix length").trunc(),
+            allowed: policy.allow_networks.iter().map(|network| network.net()).collect(),
+            private: nets(&[PRIVATE_V4, PRIVATE_V6].concat()),
+            metadata: nets(METADATA),
+            never,
         }
     }
 
@@ -39,38 +45,51 @@ impl Judge {
     }
 
     /// By its number alone.
-    pub fn admits(&self, address: Ipv4Addr) -> bool {
-        if !self.has_way_out() || self.own.contains(&address) || is_never_remote(address) {
+    pub fn admits(&self, address: IpAddr) -> bool {
+        if !self.has_way_out() || contains(&self.never, address) || is_never_remote(address) {
             return false;
         }
-        if self.metadata.contains(&address) {
-            return self.opens(address, 16);
+        // Whoever translates the one into the other reaches what is inside.
+        if inner_of(address).is_some_and(|inner| !self.admits(inner.into())) {
+            return false;
         }
-        self.opens(address, 0) || !self.private.iter().any(|net| net.contains(&address))
+        if let Some(block) = self.metadata.iter().find(|block| block.contains(&address)) {
+            return self.opens(address, block.prefix_len());
+        }
+        self.opens(address, 0) || !contains(&self.private, address)
     }
 
     /// As [`Judge::admits`], and not this host under one of its own addresses, unless that very network was opened.
-    pub fn lets_through(&self, address: Ipv4Addr) -> bool {
-        self.admits(address) && (self.opens(address, 1) || !is_this_host(address))
+    pub fn lets_through(&self, address: IpAddr) -> bool {
+        let is_own = |address: IpAddr| !self.opens(address, 1) && is_this_host(address);
+        self.admits(address) && !is_own(address) && !inner_of(address).is_some_and(|inner| is_own(inner.into()))
     }
 
-    fn opens(&self, address: Ipv4Addr, least_prefix: u8) -> bool {
+    fn opens(&self, address: IpAddr, least_prefix: u8) -> bool {
         self.allowed.iter().any(|net| net.prefix_len() >= least_prefix && net.contains(&address))
     }
 }
 
+fn contains(nets: &[IpNet], address: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(&address))
+}
+
 /// Loopback, "this host", multicast and broadcast: no rule opens them.
-fn is_never_remote(address: Ipv4Addr) -> bool {
+fn is_never_remote(address: IpAddr) -> bool {
+    let IpAddr::V4(address) = address else { return address.is_loopback() || address.is_multicast() };
     address.is_loopback() || address.octets()[0] == 0 || address.is_multicast() || address.octets()[0] >= 240
 }
 
-/// The kernel takes a host's own address as the source towards itself. Connecting a datagram socket sends nothing.
-fn is_this_host(address: Ipv4Addr) -> bool {
-    let source = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
-    source.is_ok_and(|source| source.ip() == address)
+/// The IPv4 address within one of NAT64 (RFC 6052) or 6to4 (RFC 3056).
+fn inner_of(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    let octets = address.octets();
+    let at = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => 12,
+        [0x2002, ..] => 2,
+        _ => return None,
+    };
+    Some(Ipv4Addr::new(octets[at], octets[at + 1], octets[at + 2], octets[at + 3]))
 }
 
 #[cfg(test)]
@@ -101,8 +120,40 @@ mod tests {
     }
 
     #[test]
-    fn this_host_is_known_by_its_own_addresses() {
-        assert!(is_this_host(Ipv4Addr::LOCALHOST));
-        assert!(!is_this_host(Ipv4Addr::new(203, 0, 113, 77)));
+    fn the_same_in_ipv6() {
+        let public = ["2001:db8::2", "2606:4700::1111", "2a00::1"];
+        let never = [
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::9.9.9.9",
+            "::ffff:127.0.0.1",
+            "::ffff:10.1.2.3",
+            "::ffff:9.9.9.9",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "ff0e::1",
+            // The guest's own network.
+            "fd62:6772:a00:200::2",
+            "fd62:6772:a00:200::99",
+        ];
+        let metadata = ["fd00:ec2::254", "fd20:ce::254"];
+        let private = ["fc00::1", "fd12:3456::1", "100::1", "64:ff9b::a01:203", "64:ff9b::909:909", "2002:a01:203::1"];
+        check(Outbound::Nat, &[], &public, &[&never[..], &metadata, &private].concat());
+        check(Outbound::Nat, &["10.0.0.0/8", "0.0.0.0/0"], &public, &[&never[..], &metadata, &private].concat());
+        check(Outbound::Nat, &["::/0"], &["fc00::1", "fd12:3456::1"], &[&never[..], &metadata].concat());
+        check(Outbound::Nat, &["fd12::/16"], &["fd12:3456::1"], &["fd13::1", "fc00::1"]);
+        check(Outbound::Nat, &["fd00:ec2::254"], &["fd00:ec2::254"], &["fd00:ec2::1", "fd00::1"]);
+        check(Outbound::Off, &["::/0"], &[], &["2001:db8::2", "fd12::1"]);
+    }
+
+    #[test]
+    fn an_address_that_holds_another_reaches_no_more_than_that_one() {
+        let open = ["64:ff9b::/96", "2002::/16"];
+        let wrapped = ["64:ff9b::a01:203", "2002:a01:203::1"];
+        let loopback = ["64:ff9b::7f00:1", "2002:7f00:1::1", "64:ff9b::a9fe:a9fe", "64:ff9b::a00:202"];
+        check(Outbound::Nat, &open, &["64:ff9b::909:909", "2002:909:909::1"], &[&wrapped[..], &loopback].concat());
+        check(Outbound::Nat, &[&open[..], &["10.0.0.0/8"]].concat(), &wrapped, &loopback);
     }
 }

@@ -1,7 +1,7 @@
 //! The record of what was refused: the last hour, at most [`MAX_ENTRIES`] destinations.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use wire::privilege::facts::RefusedEntry;
 
@@ -17,10 +17,10 @@ pub enum Protocol {
 }
 
 #[derive(Debug, Default)]
-pub struct Refused(HashMap<(Protocol, SocketAddrV4), (Instant, u64)>);
+pub struct Refused(HashMap<(Protocol, SocketAddr), (Instant, u64)>);
 
 impl Refused {
-    pub fn note(&mut self, protocol: Protocol, destination: SocketAddrV4) {
+    pub fn note(&mut self, protocol: Protocol, destination: SocketAddr) {
         let now = Instant::now();
         if self.0.len() >= MAX_ENTRIES && !self.0.contains_key(&(protocol, destination)) {
             self.0.retain(|_, (last, _)| last.elapsed() < KEPT);
@@ -36,14 +36,14 @@ impl Refused {
     /// The newest first.
     pub fn entries(&self) -> Vec<RefusedEntry> {
         let fresh = self.0.iter().filter(|(_, (last, _))| last.elapsed() < KEPT);
-        let entry = |(&(protocol, destination), &(last, packets)): (&(Protocol, SocketAddrV4), &(Instant, u64))| {
+        let entry = |(&(protocol, destination), &(last, packets)): (&(Protocol, SocketAddr), &(Instant, u64))| {
             let protocol = match protocol {
                 Protocol::Tcp => "tcp",
                 Protocol::Udp => "udp",
                 Protocol::Icmp => "icmp",
             };
             RefusedEntry {
-                destination: (*destination.ip()).into(),
+                destination: destination.ip(),
                 protocol: protocol.to_owned(),
                 port: destination.port(),
                 packets,
@@ -64,10 +64,10 @@ mod tests {
     fn a_scan_is_remembered_within_bounds() {
         let mut refused = Refused::default();
         for port in 1..=3000 {
-            refused.note(Protocol::Tcp, SocketAddrV4::new([10, 0, 0, 1].into(), port));
+            refused.note(Protocol::Tcp, SocketAddr::from(([10, 0, 0, 1], port)));
         }
-        refused.note(Protocol::Udp, SocketAddrV4::new([10, 0, 0, 1].into(), 53));
-        refused.note(Protocol::Udp, SocketAddrV4::new([10, 0, 0, 1].into(), 53));
+        refused.note(Protocol::Udp, SocketAddr::from(([10, 0, 0, 1], 53)));
+        refused.note(Protocol::Udp, SocketAddr::from(([10, 0, 0, 1], 53)));
         let entries = refused.entries();
         assert_eq!(entries.len(), MAX_ENTRIES);
         assert!(entries.iter().any(|entry| entry.protocol == "udp" && entry.packets == 2));

@@ -14,7 +14,7 @@ use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType, sockop
 use smoltcp::iface::{Interface, PollIngressSingleResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ const GUEST_PATIENCE_S: u64 = 120;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     pub from: u16,
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
 }
 
 struct Connection {
@@ -101,9 +101,10 @@ impl Connections {
     }
 
     /// Begins to connect to `place`, which the guest calls `key.to`. False where even that fails.
-    pub fn open(&mut self, key: Key, place: SocketAddrV4, syn: &[u8]) -> bool {
+    pub fn open(&mut self, key: Key, place: SocketAddr, syn: &[u8]) -> bool {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(host) = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None) else { return false };
+        let family = if place.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let Ok(host) = net::socket_with(family, SocketType::STREAM, flags, None) else { return false };
         let _ = sockopt::set_tcp_nodelay(&host, true);
         match net::connect(&host, &place) {
             Ok(()) | Err(Errno::INPROGRESS) => {
@@ -228,7 +229,7 @@ impl Connection {
         guest.set_ack_delay(None);
         guest.set_nagle_enabled(false);
         guest.set_timeout(Some(smoltcp::time::Duration::from_secs(GUEST_PATIENCE_S)));
-        let place = (smoltcp::wire::IpAddress::Ipv4(*key.to.ip()), key.to.port());
+        let place = (smoltcp::wire::IpAddress::from(key.to.ip()), key.to.port());
         guest.listen(place).ok()?;
         let guest = stack.sockets.add(guest);
         // It is the only one that listens, so this very segment reaches it.

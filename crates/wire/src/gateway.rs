@@ -8,7 +8,7 @@ use crate::privilege::address::Network;
 use crate::privilege::facts::RefusedEntry;
 use model::egress::Outbound;
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The small network that every guest in user mode sees, alone with its gateway.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -16,6 +16,11 @@ pub const PREFIX_LENGTH: u8 = 24;
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// Answers questions for names on port 53.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+/// Its IPv6 address. The network is what a bridge with the range 10.0.2.0/24 would have (`privilege::address`).
+pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x6772, 0x0a00, 0x0200, 0, 0, 0, 0x15);
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x6772, 0x0a00, 0x0200, 0, 0, 0, 2);
+/// Of that network. The guest's own address is a /128: whoever it asks for is reached through the gateway.
+pub const PREFIX_LENGTH_V6: u8 = 64;
 /// 65520 bytes: the largest packet, a little less than IPv4's limit, so that one system call carries much.
 pub const MTU: u32 = 65520;
 /// The one device of the namespace that a gateway makes for a VMM which wants a tap.
