@@ -25,6 +25,17 @@ pub fn root(test: &str) -> bool {
     need("root", test, reason)
 }
 
+/// A kernel that speaks IPv6, also on links that come later.
+pub fn ipv6(test: &str) -> bool {
+    let off = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+    let reason = match off.as_deref().map(str::trim) {
+        Ok("0") => None,
+        Ok(_) => Some("new links have it switched off".to_owned()),
+        Err(error) => Some(format!("this kernel has none: {error}")),
+    };
+    need("ipv6", test, reason)
+}
+
 /// The hierarchies of cgroup v1, to make groups in.
 pub fn cgroup_v1(test: &str) -> bool {
     use nix::unistd::{AccessFlags, access};

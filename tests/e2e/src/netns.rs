@@ -15,6 +15,11 @@ pub const METADATA: &str = "169.254.169.254";
 /// The host's own address towards that world.
 pub const HOST: &str = "203.0.113.1";
 
+/// The same three in IPv6, once [`Namespace::speaks_ipv6`].
+pub const PUBLIC_V6: &str = "2001:db8:1::2";
+pub const PRIVATE_V6: &str = "fd12:3456::2";
+pub const HOST_V6: &str = "2001:db8:1::1";
+
 /// What the name server of the world beyond answers.
 pub const ANSWER: [u8; 4] = [203, 0, 113, 9];
 
@@ -124,6 +129,21 @@ impl Namespace {
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// The world beyond, and the calling thread's host towards it, speak IPv6 from now on.
+    pub fn speaks_ipv6(&self) {
+        run(&format!("ip addr add {HOST_V6}/64 dev out0 nodad"));
+        self.run(|| {
+            for address in [PUBLIC_V6, PRIVATE_V6] {
+                run(&format!("ip addr add {address}/64 dev eth0 nodad"));
+            }
+        });
+        run(&format!("ip route add fd12:3456::/64 via {PUBLIC_V6} dev out0"));
+        for address in [PUBLIC_V6, PRIVATE_V6] {
+            self.serve(&format!("[{address}]:80"));
+        }
+        self.serve_names(&format!("[{PUBLIC_V6}]:53"));
     }
 
     /// A TCP server that tells each caller their own address and then echoes, for as long as the test lives.

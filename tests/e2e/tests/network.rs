@@ -1,7 +1,8 @@
 //! Promise: guests reach the world and nothing private, each other only when allowed; what was made of the host's
 //! network is unmade byte for byte. All in network namespaces that the tests make.
 
-use e2e::netns::{HOST, METADATA, Namespace, PRIVATE, PUBLIC, in_a_host, open_devices, picture, run};
+use e2e::netns::{HOST, HOST_V6, METADATA, PRIVATE, PRIVATE_V6, PUBLIC, PUBLIC_V6};
+use e2e::netns::{Namespace, in_a_host, open_devices, picture, run};
 use e2e::{World, needs};
 
 /// A world whose sandboxes hang on a bridge, for a test in a namespace of its own.
@@ -184,6 +185,57 @@ fn without_root_a_guest_reaches_the_world_and_neither_private_networks_nor_the_h
         boot(&world, "island", &["--net", "none"]);
         let links = world.banger(&["vm", "exec", "island", "--", "ls", "/sys/class/net"]).ok().stdout;
         assert_eq!(links.trim(), "lo");
+    });
+}
+
+#[test]
+fn without_root_a_guest_has_ipv6_as_far_as_its_host_has_it() {
+    let test = "without_root_a_guest_has_ipv6_as_far_as_its_host_has_it";
+    if !needs::qemu(test) || !needs::root(test) || !needs::program("ip", test) || !needs::ipv6(test) {
+        return;
+    }
+    let world = World::tiny_of_user(NOBODY);
+    in_a_host(move |outside| {
+        boot(&world, "web", &[]);
+        let net = world.banger(&["vm", "net", "show", "web", "--json"]).ok().json();
+        assert_eq!((&net["mode"], &net["gateways"][1]), (&"user".into(), &"fe80::1".into()), "{net}");
+        let succeeds = |command: &str| world.banger(&["vm", "exec", "web", "--", "sh", "-c", command]).code == 0;
+        for own in ["fe80::1%eth0", "fd62:6772:a00:200::2"] {
+            assert!(succeeds(&format!("ping -6 -c 1 -W 10 {own}")), "{own} is the gateway's");
+        }
+        // This host has no IPv6: a program hears so and takes IPv4, instead of waiting.
+        let began = std::time::Instant::now();
+        assert_eq!(reach_within(60, &world, "web", PUBLIC_V6, 80), None);
+        assert!(began.elapsed().as_secs() < 30, "a refusal is heard at once");
+        assert_eq!(reach(&world, "web", PUBLIC, 80).as_deref(), Some(HOST));
+
+        // From now on it has, and its guests as well.
+        outside.speaks_ipv6();
+        Namespace::current().serve("[::]:9002");
+        assert_eq!(reach(&world, "web", PUBLIC_V6, 80).as_deref(), Some(HOST_V6));
+        let named = look_up(&world, "web", &format!("example.org {PUBLIC_V6}"));
+        assert_eq!(named.as_deref(), Some("203.0.113.9"), "by UDP");
+
+        // As a router it listens on its network's anycast address, too.
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("root may forward");
+        let closed = [(PRIVATE_V6, 80), (HOST_V6, 9002), ("2001:db8:1::", 9002), ("fd62:6772:a00:200::2", 9002)];
+        for (address, port) in closed {
+            assert_eq!(reach(&world, "web", address, port), None, "{address}:{port}");
+        }
+        let log = refused(&world, "web");
+        for (address, port) in closed {
+            assert!(log.contains(&(address.to_owned(), u64::from(port))), "{address}:{port} is not in {log:?}");
+        }
+
+        // Live, on the machine that runs.
+        world.banger(&["vm", "net", "allow", "web", "fd12:3456::/64"]).ok();
+        assert_eq!(reach(&world, "web", PRIVATE_V6, 80).as_deref(), Some(HOST_V6));
+        world.banger(&["vm", "net", "deny", "web", "fd12:3456::/64"]).ok();
+        assert_eq!(reach(&world, "web", PRIVATE_V6, 80), None);
+        world.banger(&["vm", "set", "web", "--nat", "off"]).ok();
+        assert_eq!(reach(&world, "web", PUBLIC_V6, 80), None);
+        world.banger(&["vm", "set", "web", "--nat", "on"]).ok();
+        assert_eq!(reach(&world, "web", PUBLIC_V6, 80).as_deref(), Some(HOST_V6));
     });
 }
 

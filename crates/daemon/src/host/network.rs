@@ -7,6 +7,10 @@
 //! | 10.0.2.15/24 | the guest |
 //! | 10.0.2.2 | the gateway |
 //! | 10.0.2.3 | answers for names: `.vm`, and what the host itself can ask |
+//! | fd62:6772:a00:200::15/128 | the guest |
+//! | fe80::1 | the gateway, as on a bridge |
+//!
+//! IPv6 is there whether this host has it or not: where it has none, the gateway refuses each connection at once.
 //!
 //! Firecracker's end of the wire is a tap in a namespace of its own; where that cannot be made, its guests have no link.
 //! Ports are published by a [`Publisher`], through the agent.
@@ -28,7 +32,8 @@ use model::port::PortForward;
 use model::{Backend, Change, SandboxId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use wire::gateway::{GATEWAY, GUEST, MTU, NAME_SERVER, PREFIX_LENGTH};
+use wire::gateway::{GATEWAY, GUEST, GUEST_V6, MTU, NAME_SERVER, PREFIX_LENGTH};
+use wire::privilege::address::GATEWAY_LINK_LOCAL;
 use wire::privilege::facts::RefusedEntry;
 
 /// Listens on the host and carries each connection to the guest over vsock.
@@ -178,8 +183,8 @@ fn attachment(wanted: &Link) -> Attachment {
     Attachment {
         mode: LinkMode::User,
         mac: Some(hardware_address(&wanted.id)),
-        addresses: vec![format!("{GUEST}/{PREFIX_LENGTH}")],
-        gateways: vec![GATEWAY.into()],
+        addresses: vec![format!("{GUEST}/{PREFIX_LENGTH}"), format!("{GUEST_V6}/128")],
+        gateways: vec![GATEWAY.into(), GATEWAY_LINK_LOCAL.into()],
         name_servers: vec![NAME_SERVER.into()],
         search: vec!["vm".to_owned()],
         mtu,
@@ -208,6 +213,7 @@ mod tests {
         let (change, first) = network.ensure_link(&wanted).unwrap();
         assert_eq!((change, &first.mode), (Change::Changed, &LinkMode::User));
         assert_eq!(first.mac.as_deref(), Some("02:33:44:55:66:77"));
+        assert_eq!(first.addresses, ["10.0.2.15/24", "fd62:6772:a00:200::15/128"]);
         assert_eq!(network.ensure_link(&wanted).unwrap(), (Change::Unchanged, first.clone()));
         assert_eq!(HostNetwork::new(None).ensure_link(&wanted).unwrap().1, first, "after a restart too");
         assert_eq!(network.observe().unwrap().len(), 1);
