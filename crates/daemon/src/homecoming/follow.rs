@@ -30,6 +30,8 @@ const UNWATCHED_LOOK: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(1);
 /// 1 MiB: the longest line of a watch names folders in as many bytes as one may, each of which JSON writes as six at most.
 const MAX_LINE_BYTES: usize = CHANGED_LIMIT_BYTES * 6 + CHANGED_LIMIT * 3 + 4096;
+/// 16 lines are read before a look, however many more there are: an agent sends one every 200 ms at most.
+const TOLD_AT_ONCE: u32 = 16;
 /// 60 s for the agent to begin: it goes through all folders first.
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -188,8 +190,8 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
             },
         };
         let (mut event, mut told) = (event, false);
-        // One look sees everything that was told before it.
-        loop {
+        // One look sees everything that was told before it; a guest that never stops telling has to wait for it all the same.
+        for turn in 1.. {
             match event {
                 Some(WatchEvent::Watching { complete, .. }) => every = (!complete).then_some(UNWATCHED_LOOK),
                 // Where not every folder is watched, others may have changed, too.
@@ -200,6 +202,9 @@ async fn watch_once(app: &Arc<App>, id: &SandboxId, guest_path: &str, pruned: &[
                 None => return Ok(()),
             }
             told |= event != Some(WatchEvent::Unknown);
+            if turn == TOLD_AT_ONCE {
+                break;
+            }
             match tokio::time::timeout(Duration::ZERO, lines.next(guest_path)).await {
                 Ok(next) => event = next?,
                 Err(_) => break,
