@@ -23,7 +23,7 @@ use crate::home::disk::locate;
 use crate::home::quarantine::digest;
 use crate::host::disk::{DiskError, prepared};
 use engine::Sandbox;
-use engine::host::{Report, Watch};
+use engine::host::{Report, Unwatched, Watch};
 use model::workspace::{GuestPath, WorkspaceMode};
 use model::{ByteSize, ImageName, WorkTemplate};
 use rustix::process::setpriority_process;
@@ -111,9 +111,7 @@ pub fn make_now(app: &App, image: &ImageName, size: ByteSize, wish: Wish, watch:
     }
     let _turn = app.template_making.take()?;
     let path = wish.path.display().to_string();
-    watch.report(Report::Stage { text: format!("preparing a disk with {path}") });
-    let wanted = || !app.is_stopping() && !watch.cancelled();
-    make(app, image, size, wish, &wanted)
+    make(app, image, size, wish, watch)
         .inspect_err(|error| tracing::info!(path, error = crate::homecoming::chain(error), "made no template"))
         .ok()
         .flatten()
@@ -131,7 +129,7 @@ pub fn make_later(app: &Arc<App>, sandbox: &Sandbox, wish: Wish) {
         let _ = setpriority_process(None, NICE);
         let path = wish.path.display().to_string();
         let _turn = Turn(&shared.template_making);
-        match make(&shared, &image, size, wish, &|| !shared.is_stopping()) {
+        match make(&shared, &image, size, wish, &Unwatched) {
             Ok(Some(_)) => {}
             Ok(None) => tracing::debug!(path, "no template is wanted"),
             Err(error) => tracing::info!(path, error = crate::homecoming::chain(&error), "made no template"),
@@ -148,7 +146,7 @@ fn make(
     image: &ImageName,
     size: ByteSize,
     wish: Wish,
-    wanted: &dyn Fn() -> bool,
+    watch: &dyn Watch,
 ) -> std::result::Result<Option<WorkTemplate>, TemplateError> {
     let begun = Instant::now();
     let wish = Wish { branch: None, include_untracked: false, discard: false, ..wish };
@@ -159,6 +157,9 @@ fn make(
     if is_there || !prepared::has_room(&app.layout, preparation.measured.bytes.saturating_mul(ROOM_FACTOR)) {
         return Ok(None);
     }
+    let path = preparation.wish.path.display().to_string();
+    watch.report(Report::Stage { text: format!("preparing a disk with {path}") });
+    let wanted = || !app.is_stopping() && !watch.cancelled();
     preparation.entries = clean(&repository, std::mem::take(&mut preparation.entries))?;
     let memory = Manifest::take(&preparation, format!("{:016x}", app.host.clock.random()));
     let name: WorkTemplate = format!("{key}-{head}-{}", memory.id).parse().expect("its parts are hexadecimal");
@@ -180,9 +181,8 @@ fn make(
         new_name: place.iter().next().unwrap_or_default().as_bytes(),
         memory: &|file| memory.write(file),
     };
-    prepared::make(&app.layout, &name, &contents, wanted)?;
+    prepared::make(&app.layout, &name, &contents, &wanted)?;
     prepared::sweep(&app.layout, &name);
-    let path = preparation.wish.path.display().to_string();
     tracing::info!(%name, path, took_ms = begun.elapsed().as_millis() as u64, "made a template");
     Ok(Some(name))
 }
