@@ -1,5 +1,5 @@
-//! Datagrams of the guest: a socket of ours for each of its ports and family of peers, and for each socket the peers that the guest has
-//! written to. What comes from anybody else is nobody's.
+//! Datagrams of the guest: a socket of ours for each of its ports and family of peers, and for each socket the peers that
+//! the guest has written to. What comes from anybody else is nobody's.
 
 use rustix::event::PollFlags;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};

@@ -20,8 +20,8 @@ const HEADERS: usize = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation(u32);
 
-/// Asks for the generation, and makes the next one. The socket stays open for the helper's life: closing one waits until the kernel has freed
-/// what the last transaction removed, 20 ms that nobody needs to wait for.
+/// Asks for the generation, and makes the next one. The socket stays open for the helper's life: closing one waits until
+/// the kernel has freed what the last transaction removed, 20 ms that nobody needs to wait for.
 pub struct Generations {
     socket: Socket,
 }
