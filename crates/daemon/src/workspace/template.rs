@@ -167,7 +167,7 @@ fn make(
     let archive = scratch.path().join("archive.tar");
     let place = place(&preparation.wish.guest_path);
     let options = ShipOptions { from: Some(head), ..preparation.options.clone() };
-    let mut out = BufWriter::new(File::create(&archive)?);
+    let mut out = BufWriter::new(WhileWanted { file: File::create(&archive)?, wanted: &wanted });
     let staging = scratch.path().join("repository");
     ship_template(&repository, &preparation.entries, &options, &staging, (&place, &memory.id), &mut out)?;
     out.flush()?;
@@ -185,6 +185,25 @@ fn make(
     prepared::sweep(&app.layout, &name);
     tracing::info!(%name, path, took_ms = begun.elapsed().as_millis() as u64, "made a template");
     Ok(Some(name))
+}
+
+/// Ends the work on an archive that nobody waits for any more.
+struct WhileWanted<'a> {
+    file: File,
+    wanted: &'a dyn Fn() -> bool,
+}
+
+impl Write for WhileWanted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match (self.wanted)() {
+            true => self.file.write(bytes),
+            false => Err(io::Error::other("it is not wanted any more")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// The repository and its commit, where a template of them would save something.
