@@ -98,6 +98,10 @@ fn read_ipv4(body: &[u8]) -> Option<Frame<'_>> {
     }
     let packet = body.get(..total)?;
     let to = address(&header[16..20]);
+    if to == GUEST {
+        // Its own address is behind no wire: an answer would come from itself.
+        return None;
+    }
     match header[9] {
         TCP => read_tcp(to.into(), packet, header_bytes),
         UDP => read_udp(to.into(), packet, header_bytes),
@@ -254,6 +258,16 @@ mod tests {
         assert_eq!(read(&request, MAC), Frame::WhoHas(GATEWAY));
         request[38..42].copy_from_slice(&GUEST.octets());
         assert_eq!(read(&request, MAC), Frame::Nothing);
+    }
+
+    #[test]
+    fn what_the_guest_sends_to_itself_is_nothing() {
+        let mut frame = datagram(SocketAddr::from((GUEST, 53)), 4000, &[0; 20], MAC).unwrap();
+        frame[6..12].copy_from_slice(&MAC);
+        for protocol in [TCP, UDP, ICMP] {
+            frame[ETHERNET_BYTES + 9] = protocol;
+            assert_eq!(read(&frame, MAC), Frame::Nothing, "{protocol}");
+        }
     }
 
     proptest! {

@@ -21,7 +21,7 @@ use crate::frame::{self, ETHERNET_BYTES, Mac, OWN_MAC};
 use crate::gateway::{Gateway, Settings};
 use crate::link::Kind;
 use std::io::{Read, Write};
-use std::net::{Ipv6Addr, Shutdown};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -146,7 +146,9 @@ fn check_packet(packet: &[u8]) {
     assert_eq!(usize::from(u16::from_be_bytes([packet[2], packet[3]])), packet.len(), "the length that it tells");
     assert_eq!(!frame::sum(&packet[..IPV4_BYTES], 0), 0, "the header's checksum");
     assert_eq!(packet[16..20], GUEST.octets(), "for the guest");
-    assert_ne!(packet[12..16], GUEST.octets(), "from somebody else");
+    let from = Ipv4Addr::from(<[u8; ADDRESS_BYTES]>::try_from(&packet[12..16]).expect("4 bytes"));
+    let is_many = from.is_multicast() || from.is_broadcast() || from.is_unspecified();
+    assert!(from != GUEST && !is_many, "from somebody else: {from}");
 }
 
 fn check_packet_v6(packet: &[u8]) {
@@ -158,5 +160,5 @@ fn check_packet_v6(packet: &[u8]) {
     assert!([6, 17, ICMPV6].contains(&header[6]), "a protocol of ours: {}", header[6]);
     assert_eq!(!message_sum(header, message), 0, "the checksum");
     assert!(to == GUEST_V6 || to.is_unicast_link_local(), "for the guest: {to}");
-    assert!(from != GUEST_V6 && !from.is_multicast(), "from somebody else: {from}");
+    assert!(from != GUEST_V6 && !from.is_multicast() && !from.is_unspecified(), "from somebody else: {from}");
 }

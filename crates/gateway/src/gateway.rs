@@ -193,7 +193,7 @@ impl Gateway {
 
     /// A first segment decides; all others belong to a connection, or are reset by smoltcp.
     fn take_segment(&mut self, segment: &Segment<'_>) {
-        if segment.to.ip().is_multicast() {
+        if is_for_many(segment.to.ip()) {
             // Nobody connects to many, and nobody resets for them.
             return self.refused.note(Protocol::Tcp, segment.to);
         }
@@ -290,6 +290,12 @@ impl Gateway {
             },
         });
     }
+}
+
+/// No packet comes from such an address (RFC 1122, 3.2.1.3), so none can answer for it.
+fn is_for_many(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    address.is_multicast() || address.is_unspecified() || is_broadcast
 }
 
 fn answers_for_names(to: &SocketAddr) -> bool {

@@ -35,7 +35,7 @@ pub(super) fn read(body: &[u8]) -> Option<Frame<'_>> {
     let header: &[u8; IPV6_BYTES] = body.first_chunk()?;
     let packet = body.get(..IPV6_BYTES + usize::from(number(header, 4)?))?;
     let (from, to) = (address(header, 8), address(header, 24));
-    if header[0] >> 4 != 6 || !(from == GUEST_V6 || from.is_unicast_link_local()) {
+    if header[0] >> 4 != 6 || to == GUEST_V6 || !(from == GUEST_V6 || from.is_unicast_link_local()) {
         return None;
     }
     match header[6] {
@@ -247,6 +247,9 @@ mod tests {
             check(LINK_LOCAL, "fe80::1", protocol, Some((4, "fe80::1")));
             check(LINK_LOCAL, "ff02::16", protocol, None);
             check(WORLD, &guest(), protocol, None);
+        }
+        for protocol in [TCP, UDP, ICMPV6, 44] {
+            check(&guest(), &guest(), protocol, None);
         }
         check(LINK_LOCAL, "fe80::1", TCP, Some((1, "fe80::1")));
         check(LINK_LOCAL, "ff02::fb", UDP, None);
