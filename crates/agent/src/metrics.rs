@@ -24,6 +24,11 @@ pub fn read() -> Metrics {
     }
 }
 
+/// What programs may still take without anything being swapped out.
+pub fn available_bytes() -> u64 {
+    memory_bytes(&text("/proc/meminfo"), "MemAvailable:")
+}
+
 fn text(path: &str) -> String {
     read_to_string(path).unwrap_or_default()
 }
