@@ -24,7 +24,7 @@ impl Small {
         if !mounted {
             let _ = io::stderr().write_all(b"skipped: nothing can be mounted here\n");
         }
-        mounted.then_some(Small(at))
+        mounted.then(|| Small(at))
     }
 }
 
