@@ -275,6 +275,8 @@ fn write_archive(
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(to)?;
     let mut archive = tar::Builder::new(io::BufWriter::with_capacity(BUFFER_BYTES, file));
     append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    append_folder(&mut archive, "blobs/")?;
+    append_folder(&mut archive, "blobs/sha256/")?;
     let mut length = 0;
     let mut written = std::collections::BTreeSet::new();
     for digest in digests.into_iter().filter(|digest| written.insert((*digest).clone())) {
@@ -313,6 +315,14 @@ fn header(size: u64) -> tar::Header {
     header.set_size(size);
     header.set_mode(0o644);
     header
+}
+
+/// Whoever unpacks it without root makes what is not listed as root's, and fails (containers/image, as Skopeo and Podman).
+fn append_folder(archive: &mut tar::Builder<impl Write>, name: &str) -> io::Result<()> {
+    let mut header = header(0);
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o755);
+    archive.append_data(&mut header, name, io::empty())
 }
 
 fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
