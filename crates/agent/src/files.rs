@@ -31,7 +31,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const MOST_AHEAD_BYTES: usize = 256 << 20;
 /// 256 KiB: as much as the kernel holds of a vsock connection by itself.
 const LEAST_AHEAD_BYTES: usize = 256 << 10;
-/// An eighth of the memory that is free.
+/// An eighth of the memory that is free. A quarter was hardly faster (50,000 files into 1 GiB: 0.74 for 0.76 of the time
+/// that a clone takes).
 const AHEAD_SHARE: u64 = 8;
 
 type Piece = io::Result<Bytes>;

@@ -211,6 +211,7 @@ async fn route(server: &Arc<Server>, request: Request) -> Answer {
         (&Method::PUT, "/files") => files::unpack(request).await,
         (&Method::PUT, "/workspace") => workspace::put(request).await,
         (&Method::GET, "/workspace") => workspace::state(&request).await,
+        (&Method::GET, "/encodings") => http::json(&[wire::guest::LZ4]),
         (&Method::POST, "/work/scan") => work::scan(request).await,
         (&Method::POST, "/work/read") => work::read(request).await,
         (&Method::POST, "/work/watch") => work::watch(request).await,

@@ -16,6 +16,7 @@ mod unpack;
 use crate::files;
 use crate::http::{self, Answer, Request, io_fault};
 use ledger::Ledger;
+use lz4_flex::frame::FrameDecoder;
 use merge::Shipment;
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -23,7 +24,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use wire::guest::{Placed, REMOVED_LIST, WorkspaceState};
+use wire::guest::{LZ4, Placed, REMOVED_LIST, WorkspaceState};
 use wire::{Fault, FaultKind};
 
 /// A workspace's folder and what lies beside it.
@@ -99,11 +100,19 @@ pub async fn put(request: Request) -> Answer {
     if let Some(base) = &leave.base {
         place.check_base(base)?;
     }
+    let is_packed = match http::optional(&request, "encoding").as_deref() {
+        None => false,
+        Some(LZ4) => true,
+        Some(other) => return Err(Fault::new(FaultKind::Invalid, format!("the agent does not know {other}"))),
+    };
     let arriving = place.clone();
     let attempt = format!("unpack into {}", place.folder.display());
     let begun = files::receive(request, move |body| {
         arriving.clear_incoming()?;
-        unpack::unpack(&arriving.incoming, body)
+        match is_packed {
+            true => unpack::unpack(&arriving.incoming, FrameDecoder::new(body)),
+            false => unpack::unpack(&arriving.incoming, body),
+        }
     });
     let unpacked = begun.await.map_err(files::unpack_fault(attempt));
     let outcome = tokio::task::spawn_blocking(move || {

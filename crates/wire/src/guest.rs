@@ -21,6 +21,7 @@
 //! | `GET /service/log?tail=N&follow=true` | what the command wrote, its streams mixed; with `follow` until it has ended for good |
 //! | `PUT /workspace?path=P` | body is a tar archive that becomes the folder `P`, see below → [`Placed`] |
 //! | `GET /workspace?path=P` | [`WorkspaceState`] |
+//! | `GET /encodings` | what the archive of a `PUT /workspace` may be packed in, as a list: [`LZ4`]; 404 of an older agent: nothing |
 //! | `POST /drives` | [`Drives`] → 204; the file systems take all of drives that have grown |
 //! | `POST /work/scan`, `/work/read`, `/work/watch` | what was done below a folder, see [`work`] |
 //! | `POST /shutdown` | [`Shutdown`] → 202, then the guest syncs and powers off |
@@ -66,7 +67,8 @@
 //! unless `discard=true`. The ledger of what was put there lies beside `P`, as `.NAME.banger`, under the `id=` of its shipment.
 //! With `base=` the archive holds only what changed since the shipment of that id, and its first entry, [`REMOVED_LIST`], the
 //! paths that went (each ended by a NUL byte); `not_found` says that another shipment lies there. With `fresh=true` the guest
-//! has just booted with that shipment on its disk: only what the changes would replace is looked at. See [`ledger`].
+//! has just booted with that shipment on its disk: only what the changes would replace is looked at. See [`ledger`]. With
+//! `encoding=lz4` the archive is one LZ4 frame (LZ4 Frame Format 1.6).
 
 mod workspace;
 

@@ -2,7 +2,7 @@
 
 use crate::client::Agent;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use wire::Fault;
@@ -125,4 +125,35 @@ async fn what_is_no_archive_or_no_path_is_a_fault() {
     assert_eq!(agent.call("GET", "/files?path=/no/such", "").await.0, 404);
     assert_eq!(agent.call("GET", "/files?path=relative", "").await.0, 400);
     assert_eq!(agent.call("GET", "/files", "").await.0, 400);
+}
+
+#[tokio::test]
+async fn a_workspace_may_come_packed_and_one_that_is_cut_changes_nothing() {
+    let agent = Agent::start().await;
+    let (_, known) = agent.call("GET", "/encodings", "").await;
+    assert_eq!(serde_json::from_slice::<Vec<String>>(&known).expect("a list"), [wire::guest::LZ4]);
+    let plain = archive(&[("a/text", &b"some words again and again ".repeat(8000), 0o644), ("b", b"other", 0o755)]);
+    let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    encoder.write_all(&plain).expect("memory has room");
+    let packed = encoder.finish().expect("memory has room");
+    assert!(packed.len() * 10 < plain.len());
+    let target = agent.folder.path().join("repo");
+    let query = |encoding: &str| format!("/workspace?path={}&id=1&encoding={encoding}", target.display());
+
+    for length in [0, 5, 40, packed.len() / 2, packed.len() - 100] {
+        let (status, body) = agent.call("PUT", &query("lz4"), packed[..length].to_vec()).await;
+        assert_eq!(status, 400, "{length}: {body:?}");
+        assert!(!target.exists(), "{length}");
+    }
+    for (encoding, bytes) in [("zstd", &packed), ("lz4", &plain)] {
+        let (status, _) = agent.call("PUT", &query(encoding), bytes.clone()).await;
+        assert_eq!(status, 400, "{encoding}");
+    }
+    let left: Vec<_> = fs::read_dir(agent.folder.path()).expect("a folder").flatten().collect();
+    assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().contains("repo")), "{left:?}");
+
+    let (status, body) = agent.call("PUT", &query("lz4"), packed).await;
+    assert_eq!(status, 200, "{body:?}");
+    assert_eq!(fs::read(target.join("a/text")).expect("a file").len(), 27 * 8000);
+    assert_eq!(fs::metadata(target.join("b")).expect("facts").permissions().mode() & 0o777, 0o755);
 }

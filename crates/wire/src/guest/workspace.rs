@@ -32,6 +32,9 @@ pub struct WorkspaceState {
 /// The name of the first entry of an archive that holds only changes.
 pub const REMOVED_LIST: &str = ".banger-removed";
 
+/// What an archive may be packed in: `encoding=lz4`.
+pub const LZ4: &str = "lz4";
+
 /// Enough for a sentence.
 pub const MAX_EXAMPLES: usize = 8;
 
