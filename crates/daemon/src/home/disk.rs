@@ -10,6 +10,7 @@ use super::tree::{Each, Tree};
 use super::{HomeError, Result};
 use crate::program;
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -24,6 +25,9 @@ const UPPER: &str = "/upper";
 const LOG_BLOCK_SIZE_LIMIT: u32 = 6;
 /// 16 TiB in the usual blocks of 4 KiB; 3 MiB of memory.
 const GROUP_LIMIT: u64 = 1 << 17;
+/// What a link may say, and how many may lie on one way (path_resolution(7)).
+const LINK_LIMIT_BYTES: u64 = 4096;
+const LINK_LIMIT: usize = 40;
 
 #[derive(Clone)]
 pub struct DiskTree {
@@ -34,6 +38,8 @@ pub struct DiskTree {
     path: String,
     place: Vec<u8>,
     system: Ext4,
+    /// The last folder that was asked for, and where it lies.
+    known: RefCell<Option<(Vec<u8>, Vec<u8>)>>,
 }
 
 pub fn is_on_work_disk(guest_path: &str) -> bool {
@@ -63,10 +69,13 @@ impl DiskTree {
             }
         };
         let (disk_path, path) = (disk.to_owned(), guest_path.to_owned());
-        let tree = DiskTree { disk: disk_path, end, path, place: place.as_bytes().to_vec(), system };
-        match tree.system.exists(tree.on_disk(b"").as_slice()) {
+        let place = place.as_bytes().to_vec();
+        let tree = DiskTree { disk: disk_path, end, path, place, system, known: RefCell::default() };
+        let nothing = || HomeError::Nothing { path: guest_path.to_owned() };
+        let there = tree.resolve(&tree.on_disk(b""), Last::Followed).ok_or_else(nothing)?;
+        match tree.system.exists(there.as_slice()) {
             Ok(true) => Ok(tree),
-            Ok(false) => Err(HomeError::Nothing { path: guest_path.to_owned() }),
+            Ok(false) => Err(nothing()),
             Err(source) => Err(disk_error(disk, source)),
         }
     }
@@ -75,7 +84,8 @@ impl DiskTree {
     pub(super) fn of_bytes(bytes: Vec<u8>, end: Instant) -> Result<DiskTree> {
         let disk = PathBuf::from("memory");
         let system = load_bounded(Box::new(bytes)).map_err(|source| disk_error(&disk, source))?;
-        Ok(DiskTree { disk, end, path: "/".to_owned(), place: Vec::new(), system })
+        let (path, place, known) = ("/".to_owned(), Vec::new(), RefCell::default());
+        Ok(DiskTree { disk, end, path, place, system, known })
     }
 
     fn check_time(&self) -> Result<()> {
@@ -95,9 +105,69 @@ impl DiskTree {
         disk_error(&self.disk, source)
     }
 
-    fn facts(&self, path: &[u8]) -> Option<Metadata> {
-        self.system.symlink_metadata(self.on_disk(path).as_slice()).ok()
+    /// A path that leads to the same without a link on the way. The library would follow one by itself, and makes room for
+    /// as much as a link's size says: gigabytes, when a guest wrote it, and a failed allocation ends this process.
+    fn resolve(&self, path: &[u8], last: Last) -> Option<Vec<u8>> {
+        let mut left: Vec<Vec<u8>> = parts(path).rev().collect();
+        let (mut here, mut links) = (Vec::new(), 0);
+        while let Some(part) = left.pop() {
+            if part == b".." {
+                here.truncate(here.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
+                continue;
+            }
+            let there = [&here[..], b"/", &part].concat();
+            if left.is_empty() && last == Last::AsItIs {
+                return Some(there);
+            }
+            let facts = self.system.symlink_metadata(there.as_slice()).ok()?;
+            if !facts.is_symlink() {
+                here = there;
+                continue;
+            }
+            links += 1;
+            let target = self.target(&there, &facts).filter(|_| links <= LINK_LIMIT)?;
+            if target.first() == Some(&b'/') {
+                here.clear();
+            }
+            left.extend(parts(&target).rev());
+        }
+        Some(if here.is_empty() { b"/".to_vec() } else { here })
     }
+
+    /// What a link says; none where that is longer than any.
+    fn target(&self, link: &[u8], facts: &Metadata) -> Option<Vec<u8>> {
+        let fits = facts.len() <= LINK_LIMIT_BYTES;
+        let target = fits.then(|| self.system.read_link(link).ok()).flatten()?;
+        Some(<[u8]>::to_vec(target.as_ref()))
+    }
+
+    /// Where something lies, itself and not what it leads to. Most often its folder is that of the one before.
+    fn place_of(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let full = self.on_disk(path);
+        let cut = full.iter().rposition(|byte| *byte == b'/')?;
+        let (folder, name) = (&full[..cut], &full[cut + 1..]);
+        if matches!(name, b"" | b"." | b"..") {
+            return self.resolve(&full, Last::AsItIs);
+        }
+        let mut known = self.known.borrow_mut();
+        if known.as_ref().is_none_or(|(asked, _)| asked != folder) {
+            *known = Some((folder.to_vec(), self.resolve(folder, Last::Followed)?));
+        }
+        let (_, there) = known.as_ref()?;
+        let there: &[u8] = if there == b"/" { b"" } else { there };
+        Some([there, b"/", name].concat())
+    }
+}
+
+/// What becomes of a link at the end of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Followed,
+    AsItIs,
+}
+
+fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec)
 }
 
 fn load(disk: &Path) -> std::result::Result<Ext4, Ext4Error> {
@@ -156,10 +226,13 @@ impl Tree for DiskTree {
 
     fn scan(&mut self, pruned: &[Vec<u8>], each: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
         let pruned: std::collections::HashSet<&[u8]> = pruned.iter().map(Vec::as_slice).collect();
+        let astray = || self.failed(io::Error::other("the links to it lead nowhere"));
+        let top = self.resolve(&self.on_disk(b""), Last::Followed).ok_or_else(astray)?;
         let mut waiting = vec![Vec::new()];
         while let Some(folder) = waiting.pop() {
-            let children =
-                self.system.read_dir(self.on_disk(&folder).as_slice()).map_err(|error| self.failed(error))?;
+            // Below the top there are folders only, and no links, on the way.
+            let there = if folder.is_empty() { top.clone() } else { [&top, &b"/"[..], &folder].concat() };
+            let children = self.system.read_dir(there.as_slice()).map_err(|error| self.failed(error))?;
             for child in children {
                 self.check_time()?;
                 let child = child.map_err(|error| self.failed(error))?;
@@ -186,16 +259,16 @@ impl Tree for DiskTree {
     fn read(&mut self, paths: &[Vec<u8>], each: Each) -> Result<()> {
         for (number, path) in paths.iter().enumerate() {
             self.check_time()?;
-            let full = self.on_disk(path);
             let absent = Record::plain(Kind::Absent);
-            match self.facts(path) {
+            let full = self.place_of(path).unwrap_or_default();
+            match self.system.symlink_metadata(full.as_slice()).ok() {
                 Some(facts) if facts.file_type() == FileType::Regular => {
                     let file = self.system.open(full.as_slice()).map_err(|error| self.failed(error))?;
                     each(number, &record(Vec::new(), &facts), &mut file.take(facts.len()))?;
                 }
                 Some(facts) if facts.is_symlink() => {
-                    let target = self.system.read_link(full.as_slice()).map_err(|error| self.failed(error))?;
-                    let target: &[u8] = target.as_ref();
+                    let unfit = || self.failed(io::Error::other("a link says more than a link can"));
+                    let target = self.target(&full, &facts).ok_or_else(unfit)?;
                     let facts = Record { size: target.len() as u64, ..record(Vec::new(), &facts) };
                     each(number, &facts, &mut &*target)?;
                 }
@@ -213,6 +286,7 @@ impl Tree for DiskTree {
             end: self.end,
             disk: self.disk.clone(),
             system: self.system.clone(),
+            known: RefCell::default(),
         })
     }
 }
@@ -264,5 +338,53 @@ mod tests {
         check_refused(0x150, 1, "more groups");
         check_refused(0x20, 0, "more groups");
         check_refused(0x18, 21, "blocks are larger");
+    }
+
+    /// What lies at each of these paths of a disk with links on many ways.
+    fn read(paths: &[&str]) -> Vec<Option<String>> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tree = folder.path().join("tree");
+        std::fs::create_dir_all(tree.join("a/b")).expect("folders");
+        std::fs::write(tree.join("a/b/file"), "text").expect("a file");
+        let long = "x/../".repeat(20) + "a";
+        let links =
+            [("near", "a"), ("far", "/a/b"), ("a/up", "../near/b"), ("loop", "loop"), ("long", &long), ("huge", &long)];
+        for (name, target) in links {
+            std::os::unix::fs::symlink(target, tree.join(name)).expect("a link");
+        }
+        std::fs::create_dir(tree.join("x")).expect("a folder");
+        let disk = folder.path().join("disk");
+        let run = |program: &str, words: &[&str]| {
+            let done = program::command(program).args(words).arg(&disk).stdin(Stdio::null()).output().expect("it runs");
+            assert!(done.status.success(), "{done:?}");
+        };
+        std::fs::File::create(&disk).and_then(|file| file.set_len(2 << 20)).expect("room");
+        run("mkfs.ext4", &["-q", "-d", tree.to_str().expect("text")]);
+        run("debugfs", &["-w", "-R", "set_inode_field /huge size 549755813894"]);
+        let end = Instant::now() + std::time::Duration::from_secs(20);
+        let mut tree = DiskTree::of_bytes(std::fs::read(&disk).expect("a disk"), end).expect("a file system");
+        let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+        let mut found = vec![None; paths.len()];
+        let read = tree.read(&paths, &mut |number, record, content| {
+            let mut text = String::new();
+            content.read_to_string(&mut text).expect("text");
+            found[number] = (record.kind != Kind::Absent).then_some(text);
+            Ok(())
+        });
+        read.expect("all of it can be read");
+        found
+    }
+
+    #[test]
+    fn links_on_the_way_are_followed_and_none_costs_memory() {
+        let there = ["a/b/file", "near/b/file", "far/file", "a/up/file", "long/b/file", "far/../b/./file"];
+        for (path, found) in there.iter().zip(read(&there)) {
+            assert_eq!(found.as_deref(), Some("text"), "{path}");
+        }
+        let nowhere = ["loop/file", "huge/b/file", "a/b/file/x", "../../none", ""];
+        for (path, found) in nowhere.iter().zip(read(&nowhere)) {
+            assert_eq!(found, None, "{path}");
+        }
+        assert_eq!(read(&["near", "far"]), [Some("a".to_owned()), Some("/a/b".to_owned())]);
     }
 }
