@@ -25,8 +25,7 @@ const UPPER: &str = "/upper";
 const LOG_BLOCK_SIZE_LIMIT: u32 = 6;
 /// 16 TiB in the usual blocks of 4 KiB; 3 MiB of memory.
 const GROUP_LIMIT: u64 = 1 << 17;
-/// What a link may say, and how many may lie on one way (path_resolution(7)).
-const LINK_LIMIT_BYTES: u64 = 4096;
+/// How many links may lie on one way (path_resolution(7)).
 const LINK_LIMIT: usize = 40;
 
 #[derive(Clone)]
@@ -71,11 +70,9 @@ impl DiskTree {
         let (disk_path, path) = (disk.to_owned(), guest_path.to_owned());
         let place = place.as_bytes().to_vec();
         let tree = DiskTree { disk: disk_path, end, path, place, system, known: RefCell::default() };
-        let nothing = || HomeError::Nothing { path: guest_path.to_owned() };
-        let there = tree.resolve(&tree.on_disk(b""), Last::Followed).ok_or_else(nothing)?;
-        match tree.system.exists(there.as_slice()) {
-            Ok(true) => Ok(tree),
-            Ok(false) => Err(nothing()),
+        match tree.resolve(&tree.on_disk(b""), Last::Followed) {
+            Ok(_) => Ok(tree),
+            Err(Ext4Error::NotFound) => Err(HomeError::Nothing { path: guest_path.to_owned() }),
             Err(source) => Err(disk_error(disk, source)),
         }
     }
@@ -107,7 +104,7 @@ impl DiskTree {
 
     /// A path that leads to the same without a link on the way. The library would follow one by itself, and makes room for
     /// as much as a link's size says: gigabytes, when a guest wrote it, and a failed allocation ends this process.
-    fn resolve(&self, path: &[u8], last: Last) -> Option<Vec<u8>> {
+    fn resolve(&self, path: &[u8], last: Last) -> std::result::Result<Vec<u8>, Ext4Error> {
         let mut left: Vec<Vec<u8>> = parts(path).rev().collect();
         let (mut here, mut links) = (Vec::new(), 0);
         while let Some(part) = left.pop() {
@@ -117,28 +114,32 @@ impl DiskTree {
             }
             let there = [&here[..], b"/", &part].concat();
             if left.is_empty() && last == Last::AsItIs {
-                return Some(there);
+                return Ok(there);
             }
-            let facts = self.system.symlink_metadata(there.as_slice()).ok()?;
+            let facts = self.system.symlink_metadata(there.as_slice())?;
             if !facts.is_symlink() {
                 here = there;
                 continue;
             }
             links += 1;
-            let target = self.target(&there, &facts).filter(|_| links <= LINK_LIMIT)?;
+            if links > LINK_LIMIT {
+                return Err(refused("too many links lie on the way"));
+            }
+            let target = self.target(&there, &facts)?;
             if target.first() == Some(&b'/') {
                 here.clear();
             }
             left.extend(parts(&target).rev());
         }
-        Some(if here.is_empty() { b"/".to_vec() } else { here })
+        Ok(if here.is_empty() { b"/".to_vec() } else { here })
     }
 
-    /// What a link says; none where that is longer than any.
-    fn target(&self, link: &[u8], facts: &Metadata) -> Option<Vec<u8>> {
-        let fits = facts.len() <= LINK_LIMIT_BYTES;
-        let target = fits.then(|| self.system.read_link(link).ok()).flatten()?;
-        Some(<[u8]>::to_vec(target.as_ref()))
+    /// What a link says; one that says more than a path holds is none.
+    fn target(&self, link: &[u8], facts: &Metadata) -> std::result::Result<Vec<u8>, Ext4Error> {
+        if facts.len() > PATH_LIMIT_BYTES as u64 {
+            return Err(refused("a link says more than a link can"));
+        }
+        Ok(<[u8]>::to_vec(self.system.read_link(link)?.as_ref()))
     }
 
     /// Where something lies, itself and not what it leads to. Most often its folder is that of the one before.
@@ -147,11 +148,11 @@ impl DiskTree {
         let cut = full.iter().rposition(|byte| *byte == b'/')?;
         let (folder, name) = (&full[..cut], &full[cut + 1..]);
         if matches!(name, b"" | b"." | b"..") {
-            return self.resolve(&full, Last::AsItIs);
+            return self.resolve(&full, Last::AsItIs).ok();
         }
         let mut known = self.known.borrow_mut();
         if known.as_ref().is_none_or(|(asked, _)| asked != folder) {
-            *known = Some((folder.to_vec(), self.resolve(folder, Last::Followed)?));
+            *known = Some((folder.to_vec(), self.resolve(folder, Last::Followed).ok()?));
         }
         let (_, there) = known.as_ref()?;
         let there: &[u8] = if there == b"/" { b"" } else { there };
@@ -226,8 +227,7 @@ impl Tree for DiskTree {
 
     fn scan(&mut self, pruned: &[Vec<u8>], each: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
         let pruned: std::collections::HashSet<&[u8]> = pruned.iter().map(Vec::as_slice).collect();
-        let astray = || self.failed(io::Error::other("the links to it lead nowhere"));
-        let top = self.resolve(&self.on_disk(b""), Last::Followed).ok_or_else(astray)?;
+        let top = self.resolve(&self.on_disk(b""), Last::Followed).map_err(|error| self.failed(error))?;
         let mut waiting = vec![Vec::new()];
         while let Some(folder) = waiting.pop() {
             // Below the top there are folders only, and no links, on the way.
@@ -267,8 +267,7 @@ impl Tree for DiskTree {
                     each(number, &record(Vec::new(), &facts), &mut file.take(facts.len()))?;
                 }
                 Some(facts) if facts.is_symlink() => {
-                    let unfit = || self.failed(io::Error::other("a link says more than a link can"));
-                    let target = self.target(&full, &facts).ok_or_else(unfit)?;
+                    let target = self.target(&full, &facts).map_err(|error| self.failed(error))?;
                     let facts = Record { size: target.len() as u64, ..record(Vec::new(), &facts) };
                     each(number, &facts, &mut &*target)?;
                 }
@@ -340,8 +339,8 @@ mod tests {
         check_refused(0x18, 21, "blocks are larger");
     }
 
-    /// What lies at each of these paths of a disk with links on many ways.
-    fn read(paths: &[&str]) -> Vec<Option<String>> {
+    /// A disk with links on many ways, below a folder that goes with the value.
+    fn with_links() -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let tree = folder.path().join("tree");
         std::fs::create_dir_all(tree.join("a/b")).expect("folders");
@@ -361,8 +360,18 @@ mod tests {
         std::fs::File::create(&disk).and_then(|file| file.set_len(2 << 20)).expect("room");
         run("mkfs.ext4", &["-q", "-d", tree.to_str().expect("text")]);
         run("debugfs", &["-w", "-R", "set_inode_field /huge size 549755813894"]);
+        folder
+    }
+
+    fn open(folder: &Path, place: &str) -> Result<DiskTree> {
         let end = Instant::now() + std::time::Duration::from_secs(20);
-        let mut tree = DiskTree::of_bytes(std::fs::read(&disk).expect("a disk"), end).expect("a file system");
+        DiskTree::open(&folder.join("disk"), "/root/repo", place, folder, end)
+    }
+
+    /// What lies at each of these paths.
+    fn read(paths: &[&str]) -> Vec<Option<String>> {
+        let folder = with_links();
+        let mut tree = open(folder.path(), "").expect("a file system");
         let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
         let mut found = vec![None; paths.len()];
         let read = tree.read(&paths, &mut |number, record, content| {
@@ -385,6 +394,13 @@ mod tests {
         for (path, found) in nowhere.iter().zip(read(&nowhere)) {
             assert_eq!(found, None, "{path}");
         }
+        // Nothing there, and a way that cannot be gone, are two things: the one has no work to lose.
+        let folder = with_links();
+        for (place, is_nothing) in [("/none", true), ("/near/none", true), ("/loop", false), ("/huge/b", false)] {
+            let told = open(folder.path(), place).err().expect("it is not there");
+            assert_eq!(matches!(told, HomeError::Nothing { .. }), is_nothing, "{place}: {told:?}");
+        }
+        assert!(open(folder.path(), "/near/up").is_ok());
         assert_eq!(read(&["near", "far"]), [Some("a".to_owned()), Some("/a/b".to_owned())]);
     }
 }
